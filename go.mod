@@ -23,3 +23,5 @@ require (
 	modernc.org/sqlite v1.61.1
 	pgregory.net/rapid v1.3.0
 )
+
+require github.com/oklog/ulid/v2 v2.1.1 // indirect

@@ -1,0 +1,153 @@
+// Package api serves the workspace over HTTP: REST with OpenAPI 3.1, problems of
+// RFC 9457 and server-sent events. It is the only way in for people and programs.
+//
+// Laws, each with a test:
+//
+//  1. Every request bears a token; a socket gives no identity (law 12).
+//  2. No token, key or secret is ever in an answer.
+//  3. What a caller may not see looks as if it did not exist.
+//
+// It knows HTTP, callers and their scopes. It must not know connectors, the
+// sandbox, SQL or how a decision is made.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/getmonroe/monroe/host"
+)
+
+// Backend is the workspace as the API needs it. Every method gets the caller; it
+// trusts that api checked the token's scope, and checks roles itself. Errors wrap
+// those of package host.
+type Backend interface {
+	// Authenticate resolves a token's text. An unknown or expired one is ErrForbidden.
+	Authenticate(ctx context.Context, token string) (host.Caller, error)
+
+	Workspace(ctx context.Context, c host.Caller) (WorkspaceView, error)
+	// Apply replaces the workspace's configuration; on an error nothing changes.
+	Apply(ctx context.Context, c host.Caller, in ApplyInput) (ApplyResult, error)
+
+	// PushSkill admits, compiles and stores a module. progress may be called from
+	// another goroutine.
+	PushSkill(ctx context.Context, c host.Caller, module []byte) (host.Skill, error)
+	Skills(ctx context.Context, c host.Caller) ([]host.Skill, error)
+	Skill(ctx context.Context, c host.Caller, name string) (host.Skill, error)
+
+	// Estimate tells what a run of the skill is expected to cost.
+	Estimate(ctx context.Context, c host.Caller, skill string) (host.Estimate, error)
+	StartRun(ctx context.Context, c host.Caller, in StartInput) (host.Run, error)
+	Runs(ctx context.Context, c host.Caller, limit int) ([]host.Run, error)
+	Run(ctx context.Context, c host.Caller, id host.RunID) (RunView, error)
+	CancelRun(ctx context.Context, c host.Caller, id host.RunID) error
+	// Events returns what happened after the event numbered after and a channel that
+	// is closed when something more may have happened. done says that the run ended
+	// and the list is complete.
+	Events(ctx context.Context, c host.Caller, id host.RunID, after int64) (list []host.Event, more <-chan struct{}, done bool, err error)
+
+	Approvals(ctx context.Context, c host.Caller, state host.ApprovalState) ([]host.Approval, error)
+	Approval(ctx context.Context, c host.Caller, id host.ApprovalID) (ApprovalView, error)
+	// Decide records a person's answer. digest must be the one that was shown.
+	Decide(ctx context.Context, c host.Caller, id host.ApprovalID, approve bool, digest string) (host.Approval, error)
+
+	Spend(ctx context.Context, c host.Caller) (SpendView, error)
+	// Audit returns at most limit leaves from an index on, with the newest signed
+	// checkpoint.
+	Audit(ctx context.Context, c host.Caller, from int64, limit int) (AuditView, error)
+	Doctor(ctx context.Context, c host.Caller) (DoctorView, error)
+}
+
+// WorkspaceView is the workspace in force.
+type WorkspaceView struct {
+	Workspace host.Workspace `json:"workspace"`
+	Caller    host.Principal `json:"caller"`
+	Version   int64          `json:"policy_version" doc:"grows with every change of grants, policies or connectors"`
+	CapUSD    string         `json:"cap_usd" doc:"monthly cap in dollars"`
+	Config    string         `json:"config" doc:"the workspace.yaml in force"`
+	Level     string         `json:"confinement" doc:"the walls around guests, such as L0+L1+L2"`
+}
+
+// ApplyInput is a workspace.yaml and the Cedar files that it names.
+type ApplyInput struct {
+	Config   string            `json:"config" doc:"the text of workspace.yaml"`
+	Policies map[string]string `json:"policies,omitempty" doc:"Cedar text by the file name that workspace.yaml uses"`
+}
+
+// ApplyResult says what changed.
+type ApplyResult struct {
+	Version int64    `json:"policy_version"`
+	Grants  int      `json:"grants"`
+	Changes []string `json:"changes" doc:"one sentence for each change"`
+}
+
+// StartInput starts a run.
+type StartInput struct {
+	Skill  string          `json:"skill"`
+	Input  json.RawMessage `json:"input,omitempty"`
+	MaxUSD string          `json:"max_usd,omitempty" doc:"ceiling of this run in dollars; at most the rest of the monthly cap"`
+}
+
+// RunView is a run with its calls.
+type RunView struct {
+	host.Run
+	Module string          `json:"module_sha256"`
+	Result json.RawMessage `json:"result,omitempty" doc:"what the guest wrote; guest-made"`
+	Log    []host.CallView `json:"log" doc:"one line for each host call"`
+}
+
+// ApprovalView is an approval with what a person has to see.
+type ApprovalView struct {
+	host.Approval
+	Preview host.Preview `json:"preview"`
+	Readers []string     `json:"readers" doc:"who will be able to read it"`
+	Origins []string     `json:"origins" doc:"what the run had read"`
+	Label   string       `json:"label"`
+}
+
+// SpendView is the ledger of the current month (UTC).
+type SpendView struct {
+	Period   string `json:"period"`
+	CapMicro int64  `json:"cap_micro_usd"`
+	Settled  int64  `json:"settled_micro_usd"`
+	Reserved int64  `json:"reserved_micro_usd"`
+}
+
+// AuditView is a part of the transparency log.
+type AuditView struct {
+	Checkpoint string      `json:"checkpoint" doc:"signed note: origin, size, root hash"`
+	Verifier   string      `json:"verifier" doc:"the public key of the notes"`
+	Leaves     []AuditLeaf `json:"leaves"`
+	// Journal holds, for each run that has a leaf in this part, the chain of its
+	// records as they are stored now.
+	Journal []JournalChain `json:"journal,omitempty"`
+}
+
+// AuditLeaf is one leaf; its hash is that of RFC 6962 over Body.
+type AuditLeaf struct {
+	Index int64  `json:"index"`
+	Body  []byte `json:"body"`
+}
+
+// JournalChain is the recomputed head of a run's journal at one record.
+type JournalChain struct {
+	Run  host.RunID `json:"run"`
+	Seq  int64      `json:"seq"`
+	Head string     `json:"head" doc:"chained SHA-256 of headers and ciphertexts, hexadecimal"`
+}
+
+// DoctorView is the state of the daemon.
+type DoctorView struct {
+	Time   time.Time     `json:"time"`
+	OK     bool          `json:"ok"`
+	Checks []DoctorCheck `json:"checks"`
+}
+
+// DoctorCheck is one finding.
+type DoctorCheck struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy,omitempty"`
+}
