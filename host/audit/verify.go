@@ -1,0 +1,88 @@
+package audit
+
+import (
+	"fmt"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+)
+
+// Books replays leaves and checks what must hold between them (promises U2, A1):
+//
+//   - no outcome without a decision that allowed it, and one outcome at most;
+//   - no effect that asks without an approval, and every approval used once;
+//   - nothing costs more than was reserved for it, unless the leaf says so.
+//
+// The zero Books is empty.
+type Books struct {
+	Calls, Effects, Denials, Approvals, Alarms int
+	Cost                                       abi.MicroUSD
+
+	open     map[callKey]Leaf // allowed, without an outcome yet
+	answered map[host.ApprovalID]bool
+	used     map[host.ApprovalID]bool
+}
+
+type callKey struct {
+	run  host.RunID
+	call uint32
+}
+
+// Add checks the next leaf.
+func (b *Books) Add(idx int64, l Leaf) error {
+	if b.open == nil {
+		b.open, b.answered, b.used = map[callKey]Leaf{}, map[host.ApprovalID]bool{}, map[host.ApprovalID]bool{}
+	}
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: leaf %d: %s", ErrTampered, idx, fmt.Sprintf(format, args...))
+	}
+	key := callKey{l.Run, l.Call}
+	switch l.Kind {
+	case KindApproval:
+		if l.Verdict == "approved" {
+			b.Approvals++
+			b.answered[l.Approval] = true
+		}
+	case KindDecision:
+		if l.Verdict != "allow" {
+			break
+		}
+		if l.Effect.Asks() {
+			if l.Approval == "" || !b.answered[l.Approval] {
+				return bad("a %s was allowed without an approval", l.Effect)
+			}
+			if b.used[l.Approval] {
+				return bad("approval %s was used twice", l.Approval)
+			}
+			b.used[l.Approval] = true
+		}
+		b.open[key] = l
+	case KindOutcome:
+		d, ok := b.open[key]
+		if !ok {
+			return bad("an outcome without a decision")
+		}
+		delete(b.open, key)
+		if l.Action != d.Action {
+			return bad("the outcome is of another action than the decision")
+		}
+		b.Calls++
+		b.Effects++
+		b.Cost += l.Cost
+	case KindCall:
+		b.Calls++
+		if l.Code != "" {
+			b.Denials++
+		}
+	case KindAlarm:
+		b.Alarms++
+	case KindStart, KindEnd, KindAdmin:
+	default:
+		return bad("unknown kind %q", l.Kind)
+	}
+	return nil
+}
+
+// InDoubt is how many effects were allowed and have no outcome: attempted at the
+// moment, or lost in a crash.
+func (b *Books) InDoubt() int { return len(b.open) }

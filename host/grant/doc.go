@@ -1,2 +1,0 @@
-// Package grant decides. It is the only place that can make a Permit.
-package grant

@@ -1,0 +1,326 @@
+// Package journal writes a run down, call by call, and answers from what is written.
+//
+// Laws, each with a test:
+//
+//  1. What was answered once is answered again, byte for byte, whatever today's
+//     rules say.
+//  2. A run that asks something else than it asked before has diverged; nothing
+//     live happens after that.
+//  3. Records are chained over their headers and ciphertexts: a flipped byte, a
+//     missing or reordered record is found when the run is loaded, and stops that
+//     run alone.
+//  4. Sealed bodies open only in their own row of their own run.
+//
+// It knows records, their order and their keys. It must not know policy, what an
+// effect means, or the world.
+package journal
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
+)
+
+// Kind says what a record is. Kinds are append-only.
+type Kind string
+
+const (
+	Value      Kind = "VALUE"       // a call that needed no decision of its own in the store, with its answer
+	Call       Kind = "CALL"        // a call with an effect: request, frozen plan, decision
+	Gate       Kind = "GATE"        // the call waits for a person; names the approval
+	GateResult Kind = "GATE_RESULT" // what the person said
+	Attempt    Kind = "ATTEMPT"     // the first byte may leave after this is durable
+	Result     Kind = "RESULT"      // the answer
+	End        Kind = "END"         // the run's end
+)
+
+// recordVersion is the form of bodies that this binary writes.
+const recordVersion = 1
+
+// Body is a record's content. A record uses the fields that its kind needs; fields
+// only grow.
+type Body struct {
+	Op          abi.Op          `cbor:"1,keyasint,omitempty"`
+	Fingerprint abi.Digest      `cbor:"2,keyasint,omitempty"`
+	Operation   string          `cbor:"3,keyasint,omitempty"`
+	Request     []byte          `cbor:"4,keyasint,omitempty"` // canonical
+	Plan        []byte          `cbor:"5,keyasint,omitempty"` // JSON of connectors.Plan
+	Key         string          `cbor:"6,keyasint,omitempty"` // idempotency key
+	Effect      abi.Effect      `cbor:"7,keyasint,omitempty"` // effective
+	Rule        string          `cbor:"8,keyasint,omitempty"`
+	Approval    host.ApprovalID `cbor:"9,keyasint,omitempty"`
+	Attempt     int             `cbor:"10,keyasint,omitempty"`
+	Reply       []byte          `cbor:"11,keyasint,omitempty"` // exactly what the guest got
+	Code        abi.Code        `cbor:"12,keyasint,omitempty"`
+	Cost        abi.MicroUSD    `cbor:"13,keyasint,omitempty"`
+	Provider    string          `cbor:"14,keyasint,omitempty"`
+	Verdict     string          `cbor:"15,keyasint,omitempty"`
+	Receipt     host.ReceiptID  `cbor:"16,keyasint,omitempty"`
+	Resource    string          `cbor:"17,keyasint,omitempty"`
+	Replay      abi.ReplayClass `cbor:"18,keyasint,omitempty"`
+	Wake        int64           `cbor:"19,keyasint,omitempty"` // of a timer, ns since 1970
+}
+
+// Entry is one host call, folded from its records.
+type Entry struct {
+	Call     uint32
+	Started  time.Time // when the guest first asked
+	Body     Body      // of the first record
+	Planned  bool
+	Plan     connectors.Plan
+	Label    label.Set       // of what the run held when it asked
+	Approval host.ApprovalID // the last gate, if any
+	Gated    bool            // waits for a person
+	Attempts int
+	Answer   *Answer
+}
+
+// Answer is what the guest got.
+type Answer struct {
+	Reply []byte
+	At    time.Time // drives the guest's clock
+	Label label.Set // of the reply
+	Body  Body
+}
+
+// ErrDiverged is wrapped when a run asks something else than it did before.
+var ErrDiverged = errors.New("the run diverged")
+
+// ErrCorrupt is wrapped when the stored records are not what was written.
+var ErrCorrupt = errors.New("journal: the records do not verify")
+
+// Log is one run's journal. It belongs to the goroutine that drives the run.
+type Log struct {
+	run     host.RunID
+	key     *vault.RunKey
+	next    int64
+	chain   abi.Digest
+	calls   uint32 // the highest call number seen
+	entries map[uint32]*Entry
+
+	pending []store.Record
+	staged  bool // pending was handed to a transaction that has not been confirmed
+}
+
+// Genesis is the head of a chain without records. It binds the run's row: its
+// identity, its pins and its sealed start.
+func Genesis(r *store.Run) abi.Digest {
+	h := sha256.New()
+	for _, p := range [][]byte{
+		[]byte("monroe/journal/1"), []byte(r.Workspace), []byte(r.ID), []byte(r.Root), []byte(r.OnBehalfOf.ID), []byte(r.Skill),
+		r.Module[:], r.Image[:], []byte(r.Engine), r.ConfigSHA256[:], r.ManifestSHA256[:], r.Start, r.StartLabel,
+	} {
+		hashPart(h.Write, p)
+	}
+	return abi.Digest(h.Sum(nil))
+}
+
+func hashPart(write func([]byte) (int, error), p []byte) {
+	var n [8]byte
+	binary.BigEndian.PutUint64(n[:], uint64(len(p)))
+	_, _ = write(n[:]) // a hash never fails
+	_, _ = write(p)
+}
+
+// Link is the head of the chain after a record.
+func Link(prev abi.Digest, r *store.Record) abi.Digest {
+	body, lab := sha256.Sum256(r.Body), sha256.Sum256(r.Label)
+	h := sha256.New()
+	hashPart(h.Write, prev[:])
+	hashPart(h.Write, fmt.Appendf(nil, "%d|%d|%s|%d|%d", r.Seq, r.Call, r.Kind, r.Version, r.Time.UnixNano()))
+	hashPart(h.Write, body[:])
+	hashPart(h.Write, lab[:])
+	return abi.Digest(h.Sum(nil))
+}
+
+// VerifyChain recomputes a run's chain and returns the head after each record.
+func VerifyChain(r *store.Run, recs []store.Record) ([]abi.Digest, error) {
+	head := Genesis(r)
+	heads := make([]abi.Digest, len(recs))
+	for i := range recs {
+		if recs[i].Seq != int64(i)+1 {
+			return nil, fmt.Errorf("%w: record %d of %s is missing", ErrCorrupt, i+1, r.ID)
+		}
+		head = Link(head, &recs[i])
+		heads[i] = head
+		if head != recs[i].Chain {
+			return nil, fmt.Errorf("%w: record %d of %s was changed", ErrCorrupt, recs[i].Seq, r.ID)
+		}
+	}
+	if head != r.Chain || r.NextSeq != int64(len(recs))+1 {
+		return nil, fmt.Errorf("%w: the end of the journal of %s was changed", ErrCorrupt, r.ID)
+	}
+	return heads, nil
+}
+
+// Open loads a run's journal and verifies it.
+func Open(r *store.Run, key *vault.RunKey, recs []store.Record) (*Log, error) {
+	if _, err := VerifyChain(r, recs); err != nil {
+		return nil, err
+	}
+	l := &Log{run: r.ID, key: key, next: r.NextSeq, chain: r.Chain, entries: map[uint32]*Entry{}}
+	for i := range recs {
+		b, lab, err := l.unseal(&recs[i])
+		if err != nil {
+			return nil, err
+		}
+		if err := l.fold(Kind(recs[i].Kind), recs[i].Call, recs[i].Time, b, lab); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+func (l *Log) unseal(r *store.Record) (b Body, lab label.Set, err error) {
+	if r.Version != recordVersion {
+		return b, lab, fmt.Errorf("%w: record %d has version %d, which this binary does not know", ErrCorrupt, r.Seq, r.Version)
+	}
+	plain, err := l.key.Open(l.slot("body", r.Seq), r.Body)
+	if err != nil {
+		return b, lab, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if err := cbor.Unmarshal(plain, &b); err != nil {
+		return b, lab, fmt.Errorf("%w: record %d: %w", ErrCorrupt, r.Seq, err)
+	}
+	if plain, err = l.key.Open(l.slot("label", r.Seq), r.Label); err != nil {
+		return b, lab, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if err := json.Unmarshal(plain, &lab); err != nil {
+		return b, lab, fmt.Errorf("%w: record %d: %w", ErrCorrupt, r.Seq, err)
+	}
+	return b, lab, nil
+}
+
+func (l *Log) slot(column string, seq int64) vault.Slot {
+	return vault.Slot{Table: "journal", Column: column, Row: fmt.Sprintf("%s/%d", l.run, seq), Version: recordVersion}
+}
+
+// fold adds a record to its call's entry.
+func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) error {
+	l.calls = max(l.calls, call)
+	e := l.entries[call]
+	if e == nil {
+		e = &Entry{Call: call, Started: at, Body: b, Label: lab}
+		l.entries[call] = e
+	}
+	switch k {
+	case Call:
+		if len(b.Plan) > 0 {
+			if err := json.Unmarshal(b.Plan, &e.Plan); err != nil {
+				return fmt.Errorf("%w: the plan of call %d: %w", ErrCorrupt, call, err)
+			}
+		}
+		e.Planned = true
+	case Gate:
+		e.Approval, e.Gated = b.Approval, true
+	case GateResult:
+		e.Gated = false
+	case Attempt:
+		e.Attempts = b.Attempt
+	case Value, Result:
+		e.Answer = &Answer{Reply: b.Reply, At: at, Label: lab, Body: b}
+	case End:
+	default:
+		return fmt.Errorf("%w: unknown kind %q", ErrCorrupt, k)
+	}
+	return nil
+}
+
+// Recall finds what is known of a call. A nil entry means that it is new. A request
+// other than the recorded one is ErrDiverged, with what was recorded and what came.
+func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
+	e := l.entries[call]
+	if e == nil {
+		if call != l.calls+1 {
+			return nil, fmt.Errorf("%w: call %d came, the journal ends at call %d", ErrDiverged, call, l.calls)
+		}
+		return nil, nil
+	}
+	if e.Body.Fingerprint != fp {
+		return nil, fmt.Errorf("%w: call %d was %s with fingerprint %s, now it is %s", ErrDiverged, call, e.Body.Op, e.Body.Fingerprint, fp)
+	}
+	return e, nil
+}
+
+// Answered returns the answers of the calls that a replay can be fed with: all from
+// the first on without a gap.
+func (l *Log) Answered() (list []*Answer) {
+	for n := uint32(1); l.entries[n] != nil && l.entries[n].Answer != nil; n++ {
+		list = append(list, l.entries[n].Answer)
+	}
+	return list
+}
+
+// Entries returns every call in order.
+func (l *Log) Entries() (list []*Entry) {
+	for n := uint32(1); n <= l.calls; n++ {
+		if e := l.entries[n]; e != nil {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// Add writes a record into memory. It is durable when a transaction that Stage was
+// called in has committed; until then nothing that depends on it may leave.
+func (l *Log) Add(k Kind, call uint32, at time.Time, b Body, lab label.Set) error {
+	if l.staged {
+		return errors.New("journal: a record was added while a transaction was open")
+	}
+	plain, err := cbor.Marshal(b)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	labelText, err := json.Marshal(lab)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	r := store.Record{Seq: l.next, Call: call, Kind: string(k), Version: recordVersion, Time: at}
+	if r.Body, err = l.key.Seal(l.slot("body", r.Seq), plain); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if r.Label, err = l.key.Seal(l.slot("label", r.Seq), labelText); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	r.Chain = Link(l.chain, &r)
+	l.chain, l.next = r.Chain, l.next+1
+	l.pending = append(l.pending, r)
+	return l.fold(k, call, at, b, lab)
+}
+
+// Stage hands the records in memory to a transaction.
+func (l *Log) Stage(tx *store.Tx) error {
+	l.staged = true
+	if len(l.pending) == 0 {
+		return nil
+	}
+	return tx.Append(l.run, l.pending[0].Seq, l.calls, l.pending)
+}
+
+// Staged tells how the transaction ended. After an error the run must stop: what
+// the store holds is behind what the log says.
+func (l *Log) Staged(err error) {
+	l.staged = false
+	if err == nil {
+		l.pending = l.pending[:0]
+	}
+}
+
+// Pending is how many records wait for a transaction.
+func (l *Log) Pending() int { return len(l.pending) }
+
+// Head is the newest record and the chain after it, for the audit leaf that
+// witnesses it.
+func (l *Log) Head() (seq int64, chain abi.Digest) { return l.next - 1, l.chain }

@@ -1,0 +1,66 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// LeafCount returns how many leaves the audit log has.
+func (tx *Tx) LeafCount() (n int64, err error) {
+	err = tx.row(`SELECT COALESCE(MAX(idx) + 1, 0) FROM audit_leaf WHERE ws = ?`, tx.ws).Scan(&n)
+	return n, absent(err)
+}
+
+// AppendLeaf stores a leaf's body at its index.
+func (tx *Tx) AppendLeaf(idx int64, body []byte) error {
+	if body == nil {
+		body = []byte{}
+	}
+	return tx.exec(`INSERT INTO audit_leaf (ws, idx, body) VALUES (?,?,?)`, tx.ws, idx, body)
+}
+
+// Leaves returns up to limit bodies from an index on.
+func (tx *Tx) Leaves(from int64, limit int) (bodies [][]byte, err error) {
+	next := from
+	err = tx.each(func(r *sql.Rows) error {
+		var idx int64
+		var b []byte
+		if err := r.Scan(&idx, &b); err != nil {
+			return err
+		}
+		if idx != next {
+			return fmt.Errorf("audit leaf %d is missing", next)
+		}
+		next++
+		bodies = append(bodies, b)
+		return nil
+	}, `SELECT idx, body FROM audit_leaf WHERE ws = ? AND idx >= ? ORDER BY idx LIMIT ?`, tx.ws, from, limit)
+	return bodies, err
+}
+
+// PutHash stores one of the log's hashes.
+func (tx *Tx) PutHash(idx int64, hash []byte) error {
+	return tx.exec(`INSERT INTO audit_hash (ws, idx, hash) VALUES (?,?,?)`, tx.ws, idx, hash)
+}
+
+// Hash returns one of the log's hashes.
+func (tx *Tx) Hash(idx int64) (h []byte, err error) {
+	err = tx.row(`SELECT hash FROM audit_hash WHERE ws = ? AND idx = ?`, tx.ws, idx).Scan(&h)
+	return h, absent(err)
+}
+
+// PutCheckpoint stores a signed checkpoint.
+func (tx *Tx) PutCheckpoint(size int64, note []byte, now time.Time) error {
+	return tx.exec(`INSERT INTO audit_checkpoint (ws, size, note, created_at) VALUES (?,?,?,?) ON CONFLICT DO NOTHING`, tx.ws, size, note, now.UnixMilli())
+}
+
+// LastCheckpoint returns the newest checkpoint, size 0 and nil if there is none.
+func (tx *Tx) LastCheckpoint() (size int64, note []byte, err error) {
+	err = tx.row(`SELECT size, note FROM audit_checkpoint WHERE ws = ? ORDER BY size DESC LIMIT 1`, tx.ws).Scan(&size, &note)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil, nil
+	}
+	return size, note, absent(err)
+}

@@ -1,0 +1,261 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+)
+
+// Approval is an approval's row: the public part, and what is sealed.
+type Approval struct {
+	host.Approval
+	BoundMAC []byte
+	Detail   []byte // sealed
+}
+
+const approvalColumns = `approval_id, run_id, call_no, skill, operation, effect, requester, bound_mac, state, why, ceiling_micro, detail_enc, created_at, expires_at, decided_by, decided_at`
+
+func scanApproval(scan func(...any) error) (Approval, error) {
+	var a Approval
+	var created, expires, decided int64
+	err := scan(&a.ID, &a.Run, &a.Call, &a.Skill, &a.Operation, &a.Effect, &a.Requester, &a.BoundMAC, &a.State, &a.Why, &a.Ceiling, &a.Detail, &created, &expires, &a.DecidedBy, &decided)
+	a.CreatedAt, a.ExpiresAt, a.DecidedAt = fromMilli(created), fromMilli(expires), fromMilli(decided)
+	return a, err
+}
+
+// InsertApproval stores a pending approval.
+func (tx *Tx) InsertApproval(a Approval) error {
+	return tx.exec(`INSERT INTO approval (ws, approval_id, run_id, call_no, skill, operation, effect, requester, bound_mac, state, why, ceiling_micro, detail_enc, created_at, expires_at)
+		VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+		tx.ws, a.ID, a.Run, a.Call, a.Skill, a.Operation, a.Effect, a.Requester, a.BoundMAC, a.State, a.Why, a.Ceiling, a.Detail, milli(a.CreatedAt), milli(a.ExpiresAt))
+}
+
+// Approval returns one approval.
+func (tx *Tx) Approval(id host.ApprovalID) (Approval, error) {
+	a, err := scanApproval(tx.row(`SELECT `+approvalColumns+` FROM approval WHERE ws = ? AND approval_id = ?`, tx.ws, id).Scan)
+	return a, absent(err)
+}
+
+// ApprovalOf returns the approval that a run's call waits for.
+func (tx *Tx) ApprovalOf(run host.RunID, call uint32) (Approval, error) {
+	a, err := scanApproval(tx.row(`SELECT `+approvalColumns+` FROM approval WHERE ws = ? AND run_id = ? AND call_no = ?`, tx.ws, run, call).Scan)
+	return a, absent(err)
+}
+
+// Approvals lists approvals, oldest first; an empty state lists all.
+func (tx *Tx) Approvals(state host.ApprovalState) (list []Approval, err error) {
+	err = tx.each(func(r *sql.Rows) error {
+		a, err := scanApproval(r.Scan)
+		list = append(list, a)
+		return err
+	}, `SELECT `+approvalColumns+` FROM approval WHERE ws = ? AND (? = '' OR state = ?) ORDER BY created_at, approval_id LIMIT 1000`, tx.ws, state, state)
+	return list, err
+}
+
+// MoveApproval changes the state of an approval that is still in from and, where
+// expiry is set, has not expired by now. Otherwise it is host.ErrConflict: this one
+// conditional update is what makes an approval single-use.
+func (tx *Tx) MoveApproval(id host.ApprovalID, from, to host.ApprovalState, by string, now time.Time, beforeExpiry bool) error {
+	return tx.change(`UPDATE approval SET state = ?,
+			decided_by = CASE WHEN ? = '' THEN decided_by ELSE ? END, decided_at = CASE WHEN ? = '' THEN decided_at ELSE ? END
+		WHERE ws = ? AND approval_id = ? AND state = ? AND (NOT ? OR expires_at > ?)`,
+		to, by, by, by, now.UnixMilli(), tx.ws, id, from, beforeExpiry, now.UnixMilli())
+}
+
+// Expired lists runs whose approval has run out, and marks those expired.
+func (tx *Tx) Expired(now time.Time) (runs []host.RunID, err error) {
+	err = tx.each(func(r *sql.Rows) error {
+		var id host.RunID
+		if err := r.Scan(&id); err != nil {
+			return err
+		}
+		runs = append(runs, id)
+		return nil
+	}, `UPDATE approval SET state = 'expired' WHERE ws = ? AND state IN ('pending','approved') AND expires_at <= ? RETURNING run_id`, tx.ws, now.UnixMilli())
+	return runs, err
+}
+
+// VoidApprovals voids what a run that ended had asked for.
+func (tx *Tx) VoidApprovals(run host.RunID) error {
+	return tx.exec(`UPDATE approval SET state = 'void' WHERE ws = ? AND run_id = ? AND state IN ('pending','approved')`, tx.ws, run)
+}
+
+// Reject counts one more no for the same skill, operation and destination.
+func (tx *Tx) Reject(skill, operation string, destination []byte) error {
+	return tx.exec(`INSERT INTO rejection (ws, skill, operation, destination_mac, count) VALUES (?,?,?,?,1)
+		ON CONFLICT (ws, skill, operation, destination_mac) DO UPDATE SET count = count + 1`, tx.ws, skill, operation, destination)
+}
+
+// Forgive forgets the noes, after a yes.
+func (tx *Tx) Forgive(skill, operation string, destination []byte) error {
+	return tx.exec(`DELETE FROM rejection WHERE ws = ? AND skill = ? AND operation = ? AND destination_mac = ?`, tx.ws, skill, operation, destination)
+}
+
+// Rejections returns how often in a row people said no.
+func (tx *Tx) Rejections(skill, operation string, destination []byte) (n int, err error) {
+	err = tx.row(`SELECT count FROM rejection WHERE ws = ? AND skill = ? AND operation = ? AND destination_mac = ?`, tx.ws, skill, operation, destination).Scan(&n)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	return n, absent(err)
+}
+
+// Total is a sum of the ledger.
+type Total struct {
+	Reserved, Settled abi.MicroUSD
+	Warned            int // the highest percentage that was warned of
+}
+
+// RunScope names the total of a run and everything below it.
+func RunScope(root host.RunID) string { return "run:" + string(root) }
+
+// PeriodScope names the total of a month, YYYY-MM in UTC.
+func PeriodScope(period string) string { return "period:" + period }
+
+// SpendTotal returns a sum; a scope without entries is zero.
+func (tx *Tx) SpendTotal(scope string) (t Total, err error) {
+	err = tx.row(`SELECT reserved_micro, settled_micro, warned FROM spend_total WHERE ws = ? AND scope = ?`, tx.ws, scope).Scan(&t.Reserved, &t.Settled, &t.Warned)
+	if errors.Is(err, sql.ErrNoRows) {
+		return t, nil
+	}
+	return t, absent(err)
+}
+
+// Reserve adds an open reservation to the ledger and its totals.
+func (tx *Tx) Reserve(run, root host.RunID, call uint32, attempt int, period string, amount abi.MicroUSD) error {
+	if err := tx.exec(`INSERT INTO spend (ws, run_id, call_no, attempt, root_run, period, reserved_micro) VALUES (?,?,?,?,?,?,?)`,
+		tx.ws, run, call, attempt, root, period, amount); err != nil {
+		return fmt.Errorf("store: spend: %w", err)
+	}
+	for _, scope := range []string{PeriodScope(period), RunScope(root)} {
+		if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0)
+			ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = reserved_micro + excluded.reserved_micro`, tx.ws, scope, amount); err != nil {
+			return fmt.Errorf("store: spend: %w", err)
+		}
+	}
+	return nil
+}
+
+// Settle turns an open reservation into money spent. A reservation that is absent
+// or settled already is host.ErrConflict.
+func (tx *Tx) Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD) error {
+	var period string
+	var root host.RunID
+	var reserved abi.MicroUSD
+	err := tx.row(`UPDATE spend SET settled_micro = ? WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt = ? AND settled_micro IS NULL
+		RETURNING period, root_run, reserved_micro`, cost, tx.ws, run, call, attempt).Scan(&period, &root, &reserved)
+	if errors.Is(err, sql.ErrNoRows) {
+		return host.ErrConflict
+	}
+	if err != nil {
+		return fmt.Errorf("store: spend: %w", err)
+	}
+	for _, scope := range []string{PeriodScope(period), RunScope(root)} {
+		if err := tx.change(`UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope = ?`,
+			reserved, cost, tx.ws, scope); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// OpenReservations lists the attempts of a call that are not settled.
+func (tx *Tx) OpenReservations(run host.RunID, call uint32) (attempts []int, err error) {
+	err = tx.each(func(r *sql.Rows) error {
+		var n int
+		if err := r.Scan(&n); err != nil {
+			return err
+		}
+		attempts = append(attempts, n)
+		return nil
+	}, `SELECT attempt FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND settled_micro IS NULL ORDER BY attempt`, tx.ws, run, call)
+	return attempts, err
+}
+
+// ReleaseRun gives back what a run that ended had reserved and not attempted.
+func (tx *Tx) ReleaseRun(run host.RunID) error {
+	type open struct {
+		call    uint32
+		attempt int
+	}
+	var list []open
+	err := tx.each(func(r *sql.Rows) error {
+		var o open
+		if err := r.Scan(&o.call, &o.attempt); err != nil {
+			return err
+		}
+		list = append(list, o)
+		return nil
+	}, `SELECT call_no, attempt FROM spend WHERE ws = ? AND run_id = ? AND settled_micro IS NULL`, tx.ws, run)
+	for _, o := range list {
+		if err == nil {
+			err = tx.Settle(run, o.call, o.attempt, 0)
+		}
+	}
+	return err
+}
+
+// SetWarned remembers the highest percentage that was warned of.
+func (tx *Tx) SetWarned(scope string, percent int) error {
+	return tx.exec(`UPDATE spend_total SET warned = MAX(warned, ?) WHERE ws = ? AND scope = ?`, percent, tx.ws, scope)
+}
+
+// KV is one value of a skill's memory.
+type KV struct {
+	KeyMAC, Key, Value, Label []byte // sealed, but for the MAC
+}
+
+// KV returns a value.
+func (tx *Tx) KV(ns string, keyMAC []byte) (KV, error) {
+	v := KV{KeyMAC: keyMAC}
+	err := tx.row(`SELECT key_enc, value_enc, label_enc FROM kv WHERE ws = ? AND namespace = ? AND key_mac = ?`, tx.ws, ns, keyMAC).Scan(&v.Key, &v.Value, &v.Label)
+	return v, absent(err)
+}
+
+// KVList returns every value of a namespace.
+func (tx *Tx) KVList(ns string) (list []KV, err error) {
+	err = tx.each(func(r *sql.Rows) error {
+		var v KV
+		if err := r.Scan(&v.KeyMAC, &v.Key, &v.Value, &v.Label); err != nil {
+			return err
+		}
+		list = append(list, v)
+		return nil
+	}, `SELECT key_mac, key_enc, value_enc, label_enc FROM kv WHERE ws = ? AND namespace = ?`, tx.ws, ns)
+	return list, err
+}
+
+// PutKV stores a value; DeleteKV with the same key forgets it.
+func (tx *Tx) PutKV(ns string, v KV) error {
+	return tx.exec(`INSERT INTO kv (ws, namespace, key_mac, key_enc, value_enc, label_enc) VALUES (?,?,?,?,?,?)
+		ON CONFLICT (ws, namespace, key_mac) DO UPDATE SET value_enc = excluded.value_enc, label_enc = excluded.label_enc, key_enc = excluded.key_enc`,
+		tx.ws, ns, v.KeyMAC, v.Key, v.Value, v.Label)
+}
+
+// DeleteKV removes a value; one that is absent is no error.
+func (tx *Tx) DeleteKV(ns string, keyMAC []byte) error {
+	return tx.exec(`DELETE FROM kv WHERE ws = ? AND namespace = ? AND key_mac = ?`, tx.ws, ns, keyMAC)
+}
+
+// KVNamespace returns the sealed high-water label of a namespace and the bytes that
+// it holds, nil and 0 if it was never used.
+func (tx *Tx) KVNamespace(ns string) (label []byte, size int64, err error) {
+	err = tx.row(`SELECT label_enc FROM kv_namespace WHERE ws = ? AND namespace = ?`, tx.ws, ns).Scan(&label)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, 0, nil
+	}
+	if err == nil {
+		err = tx.row(`SELECT COALESCE(SUM(LENGTH(value_enc) + LENGTH(key_enc)), 0) FROM kv WHERE ws = ? AND namespace = ?`, tx.ws, ns).Scan(&size)
+	}
+	return label, size, absent(err)
+}
+
+// PutKVNamespace stores the high-water label.
+func (tx *Tx) PutKVNamespace(ns string, label []byte) error {
+	return tx.exec(`INSERT INTO kv_namespace (ws, namespace, label_enc) VALUES (?,?,?)
+		ON CONFLICT (ws, namespace) DO UPDATE SET label_enc = excluded.label_enc`, tx.ws, ns, label)
+}

@@ -1,0 +1,223 @@
+package store
+
+import (
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+)
+
+// Run is a run's row: the public part, and what is sealed.
+type Run struct {
+	host.Run
+	Engine         string
+	ConfigSHA256   abi.Digest
+	ManifestSHA256 abi.Digest
+	Key            []byte // wrapped
+	Start          []byte // sealed
+	StartLabel     []byte // sealed
+	NextSeq        int64
+	JournalBytes   int64
+	Chain          abi.Digest
+	Result         []byte // sealed; nil before the end
+	ResultLabel    []byte // sealed
+	ReceiptLeaf    int64
+}
+
+const runColumns = `run_id, root_run, parent_run, on_behalf_of, skill, module_sha256, image_sha256, engine, config_sha256, manifest_sha256,
+	state, wait_kind, wake_at, attended, budget_micro, estimate, key_enc, start_enc, label_enc, next_seq, journal_bytes, chain_sha256, calls,
+	created_at, started_at, ended_at, result_enc, result_label_enc, failure, receipt, receipt_leaf`
+
+func (tx *Tx) scanRun(scan func(...any) error) (Run, error) {
+	var r Run
+	var by host.PrincipalID
+	var module, image, config, manifest, chain []byte
+	var estimate string
+	var wake, created, started, ended int64
+	err := scan(&r.ID, &r.Root, &r.Parent, &by, &r.Skill, &module, &image, &r.Engine, &config, &manifest,
+		&r.State, &r.Wait, &wake, &r.Attended, &r.Budget, &estimate, &r.Key, &r.Start, &r.StartLabel, &r.NextSeq, &r.JournalBytes, &chain, &r.Calls,
+		&created, &started, &ended, &r.Result, &r.ResultLabel, &r.Failure, &r.Receipt, &r.ReceiptLeaf)
+	if err != nil {
+		return r, err
+	}
+	copy(r.Module[:], module)
+	copy(r.Image[:], image)
+	copy(r.ConfigSHA256[:], config)
+	copy(r.ManifestSHA256[:], manifest)
+	copy(r.Chain[:], chain)
+	r.Workspace = tx.ws
+	r.OnBehalfOf.ID = by
+	r.WakeAt, r.CreatedAt, r.StartedAt, r.EndedAt = fromMilli(wake), fromMilli(created), fromMilli(started), fromMilli(ended)
+	if r.ReceiptLeaf >= 0 {
+		r.ReceiptID = host.ReceiptID(fmt.Sprintf("rcpt_%d", r.ReceiptLeaf))
+	}
+	return r, json.Unmarshal([]byte(estimate), &r.Estimate)
+}
+
+func fromMilli(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(n).UTC()
+}
+
+func milli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// InsertRun stores a new run.
+func (tx *Tx) InsertRun(r Run) error {
+	estimate, err := json.Marshal(r.Estimate)
+	if err != nil {
+		return err
+	}
+	return tx.exec(`INSERT INTO run (ws, run_id, root_run, parent_run, on_behalf_of, skill, module_sha256, image_sha256, abi_version, engine,
+			config_sha256, manifest_sha256, state, attended, budget_micro, estimate, key_enc, start_enc, label_enc, next_seq, journal_bytes, chain_sha256, created_at)
+		VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,1,0,?,?)`,
+		tx.ws, r.ID, r.Root, r.Parent, r.OnBehalfOf.ID, r.Skill, r.Module[:], r.Image[:], abi.Version, r.Engine,
+		r.ConfigSHA256[:], r.ManifestSHA256[:], r.State, r.Attended, r.Budget, string(estimate), r.Key, r.Start, r.StartLabel, r.Chain[:], milli(r.CreatedAt))
+}
+
+// Run returns a run with the principal it runs for and what it has spent.
+func (tx *Tx) Run(id host.RunID) (Run, error) {
+	r, err := tx.scanRun(tx.row(`SELECT `+runColumns+` FROM run WHERE ws = ? AND run_id = ?`, tx.ws, id).Scan)
+	if err != nil {
+		return r, absent(err)
+	}
+	return r, tx.complete(&r)
+}
+
+func (tx *Tx) complete(r *Run) error {
+	p, err := tx.Principal(r.OnBehalfOf.ID)
+	if err != nil {
+		return err
+	}
+	r.OnBehalfOf = p
+	t, err := tx.SpendTotal(RunScope(r.ID))
+	r.Spent, r.Reserved = t.Settled, t.Reserved
+	return err
+}
+
+// Runs lists the newest runs first.
+func (tx *Tx) Runs(limit int) ([]Run, error) {
+	return tx.runs(`SELECT `+runColumns+` FROM run WHERE ws = ? ORDER BY created_at DESC, run_id DESC LIMIT ?`, tx.ws, limit)
+}
+
+// OpenRuns lists every run that has not ended, oldest first.
+func (tx *Tx) OpenRuns() ([]Run, error) {
+	return tx.runs(`SELECT `+runColumns+` FROM run WHERE ws = ? AND state IN ('queued','running','waiting') ORDER BY created_at, run_id`, tx.ws)
+}
+
+// Costs lists what the last ended runs of a module cost, newest first.
+func (tx *Tx) Costs(module abi.Digest, limit int) (costs []abi.MicroUSD, err error) {
+	err = tx.each(func(rows *sql.Rows) error {
+		var c abi.MicroUSD
+		if err := rows.Scan(&c); err != nil {
+			return err
+		}
+		costs = append(costs, c)
+		return nil
+	}, `SELECT COALESCE(t.settled_micro, 0) FROM run r LEFT JOIN spend_total t ON t.ws = r.ws AND t.scope = 'run:' || r.run_id
+		WHERE r.ws = ? AND r.module_sha256 = ? AND r.state = 'succeeded' ORDER BY r.created_at DESC LIMIT ?`, tx.ws, module[:], limit)
+	return costs, err
+}
+
+func (tx *Tx) runs(query string, args ...any) (list []Run, err error) {
+	err = tx.each(func(rows *sql.Rows) error {
+		r, err := tx.scanRun(rows.Scan)
+		list = append(list, r)
+		return err
+	}, query, args...)
+	for i := range list {
+		if err == nil {
+			err = tx.complete(&list[i])
+		}
+	}
+	return list, err
+}
+
+// SetState moves a run that has not ended. The move is refused (host.ErrConflict)
+// when the run is not in one of the states from.
+func (tx *Tx) SetState(id host.RunID, to host.RunState, wait host.WaitKind, wake, now time.Time, from ...host.RunState) error {
+	query, args := `UPDATE run SET state = ?, wait_kind = ?, wake_at = ?,
+		started_at = CASE WHEN ? = 'running' AND started_at = 0 THEN ? ELSE started_at END
+		WHERE ws = ? AND run_id = ? AND state IN (`, []any{to, wait, milli(wake), to, now.UnixMilli(), tx.ws, id}
+	for i, f := range from {
+		if i > 0 {
+			query += ","
+		}
+		query += "?"
+		args = append(args, f)
+	}
+	return tx.change(query+")", args...)
+}
+
+// End is how a run ends.
+type End struct {
+	State               host.RunState
+	Failure, Receipt    string
+	Leaf                int64
+	Result, ResultLabel []byte // sealed, or nil
+	At                  time.Time
+}
+
+// EndRun moves a run to its final state.
+func (tx *Tx) EndRun(id host.RunID, e End) error {
+	return tx.change(`UPDATE run SET state = ?, wait_kind = '', wake_at = 0, failure = ?, receipt = ?, receipt_leaf = ?, result_enc = ?, result_label_enc = ?, ended_at = ?
+		WHERE ws = ? AND run_id = ? AND state IN ('queued','running','waiting')`,
+		e.State, e.Failure, e.Receipt, e.Leaf, e.Result, e.ResultLabel, e.At.UnixMilli(), tx.ws, id)
+}
+
+// Record is a row of the journal.
+type Record struct {
+	Seq     int64
+	Call    uint32
+	Kind    string
+	Version int
+	Time    time.Time
+	Body    []byte // sealed
+	Label   []byte // sealed
+	Chain   abi.Digest
+}
+
+// Append adds records to a run's journal. first must be the run's next sequence
+// number, so that two writers of one run cannot both succeed.
+func (tx *Tx) Append(id host.RunID, first int64, calls uint32, recs []Record) error {
+	if len(recs) == 0 {
+		return nil
+	}
+	size := 0
+	for _, r := range recs {
+		size += len(r.Body)
+		if err := tx.exec(`INSERT INTO journal (ws, run_id, seq, call_no, kind, rec_ver, epoch, ts, body_enc, label_enc, chain_sha256) VALUES (?,?,?,?,?,?,?,?,?,?,?)`,
+			tx.ws, id, r.Seq, r.Call, r.Kind, r.Version, tx.epoch, r.Time.UnixNano(), r.Body, r.Label, r.Chain[:]); err != nil {
+			return fmt.Errorf("store: journal: %w", err)
+		}
+	}
+	last := recs[len(recs)-1]
+	return tx.change(`UPDATE run SET next_seq = ?, journal_bytes = journal_bytes + ?, chain_sha256 = ?, calls = MAX(calls, ?) WHERE ws = ? AND run_id = ? AND next_seq = ?`,
+		last.Seq+1, size, last.Chain[:], calls, tx.ws, id, first)
+}
+
+// Records returns a run's journal in order.
+func (tx *Tx) Records(id host.RunID) (list []Record, err error) {
+	err = tx.each(func(rows *sql.Rows) error {
+		var r Record
+		var ts int64
+		var chain []byte
+		if err := rows.Scan(&r.Seq, &r.Call, &r.Kind, &r.Version, &ts, &r.Body, &r.Label, &chain); err != nil {
+			return err
+		}
+		r.Time = time.Unix(0, ts).UTC()
+		copy(r.Chain[:], chain)
+		list = append(list, r)
+		return nil
+	}, `SELECT seq, call_no, kind, rec_ver, ts, body_enc, label_enc, chain_sha256 FROM journal WHERE ws = ? AND run_id = ? ORDER BY seq`, tx.ws, id)
+	return list, err
+}

@@ -1,0 +1,355 @@
+// Package store keeps a workspace's state in one SQLite database.
+//
+// Laws, each with a test:
+//
+//  1. One writer: a second daemon on the same database is refused and told who
+//     holds it; every writing transaction tests the lease's epoch.
+//  2. What Write returned nil for survives a crash (WAL, synchronous=FULL).
+//  3. A failed commit is final: the store answers nothing but errors from then on,
+//     since SQLite may not know what reached the disk.
+//
+// It knows SQL and rows. It must not know policy, plain text of sealed columns,
+// or what a row makes anybody do.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/getmonroe/monroe/host"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// minSQLite is the first version without the WAL-reset corruption (3.7.0 to
+// 3.51.2 with two connections).
+var minSQLite = [3]int{3, 51, 3}
+
+// maxBatch bounds how many Write calls share one commit.
+const maxBatch = 256
+
+// ErrClosed is returned after Close or after a failed commit.
+var ErrClosed = errors.New("store: closed")
+
+// ErrFenced is returned when another daemon has taken the workspace over.
+var ErrFenced = errors.New("store: another daemon holds this workspace")
+
+// Store is one workspace's database. It is safe for concurrent use.
+type Store struct {
+	ws     host.Workspace
+	epoch  int64
+	lock   *os.File
+	writer *sql.DB
+	conn   *sql.Conn // the only one that writes; used by the writer goroutine alone
+	stmts  map[string]*sql.Stmt
+	reader *sql.DB
+
+	jobs chan job
+	quit func()          // tells the writer goroutine to end, once
+	stop <-chan struct{} // closed by quit
+	done chan struct{}   // closed when the writer goroutine has ended
+
+	mu     sync.Mutex
+	failed error
+	freed  sync.Once
+}
+
+type job struct {
+	fn  func(*Tx) error
+	res chan error
+}
+
+// Open opens or creates the database at path for one workspace and takes its
+// lease. holder names this daemon to whoever tries next.
+func Open(ctx context.Context, path string, ws host.Workspace, holder string, now time.Time) (_ *Store, err error) {
+	if err := ws.Check(); err != nil {
+		return nil, err
+	}
+	stop := make(chan struct{})
+	s := &Store{
+		ws: ws, stmts: map[string]*sql.Stmt{}, jobs: make(chan job),
+		quit: sync.OnceFunc(func() { close(stop) }), stop: stop, done: make(chan struct{}),
+	}
+	if s.lock, err = takeLock(path+".lock", holder); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = s.release()
+		}
+	}()
+	if s.writer, err = open(path, 1, ""); err != nil {
+		return nil, err
+	}
+	if err := checkVersion(ctx, s.writer); err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, s.writer); err != nil {
+		return nil, err
+	}
+	if s.conn, err = s.writer.Conn(ctx); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if s.reader, err = open(path, 4, "&_pragma=query_only(1)"); err != nil {
+		return nil, err
+	}
+	if err := s.takeLease(ctx, holder, now); err != nil {
+		return nil, err
+	}
+	go s.write()
+	return s, nil
+}
+
+func open(path string, conns int, extra string) (*sql.DB, error) {
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
+		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=secure_delete(1)&_pragma=trusted_schema(0)&_txlock=immediate" + extra
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	db.SetMaxOpenConns(conns)
+	return db, nil
+}
+
+// takeLock takes an exclusive lock that the kernel drops with the process.
+func takeLock(path, holder string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if err := lockFile(f); err != nil {
+		other, _ := os.ReadFile(path)
+		_ = f.Close()
+		return nil, fmt.Errorf("%w: %s (lock file %s)", ErrFenced, strings.TrimSpace(string(other)), filepath.Base(path))
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, holder)); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return f, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s+"\n"), 0)
+	return err
+}
+
+func checkVersion(ctx context.Context, db *sql.DB) error {
+	var v string
+	if err := db.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&v); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	var have [3]int
+	for i, p := range strings.SplitN(v, ".", 3) {
+		have[i], _ = strconv.Atoi(p)
+	}
+	for i := range have {
+		if have[i] != minSQLite[i] {
+			if have[i] > minSQLite[i] {
+				return nil
+			}
+			return fmt.Errorf("store: SQLite %s can corrupt a WAL database, at least %d.%d.%d is needed", v, minSQLite[0], minSQLite[1], minSQLite[2])
+		}
+	}
+	return nil
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, sub)
+	if err != nil {
+		return fmt.Errorf("store: migrations: %w", err)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("store: migrations: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) takeLease(ctx context.Context, holder string, now time.Time) error {
+	err := s.conn.QueryRowContext(ctx, `INSERT INTO lease (ws, epoch, holder, taken_at) VALUES (?,1,?,?)
+		ON CONFLICT (ws) DO UPDATE SET epoch = epoch + 1, holder = excluded.holder, taken_at = excluded.taken_at
+		RETURNING epoch`, s.ws, holder, now.UnixMilli()).Scan(&s.epoch)
+	if err != nil {
+		return fmt.Errorf("store: lease: %w", err)
+	}
+	return nil
+}
+
+// Epoch is the lease's number; it grows with every start of a daemon.
+func (s *Store) Epoch() int64 { return s.epoch }
+
+// Write runs fn in a transaction that is durable when Write returns nil. fn may run
+// in one commit together with others', each in a savepoint of its own; it must not
+// call Write and must not keep tx. An error of fn undoes what fn did, and is
+// returned as it is.
+func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
+	j := job{fn, make(chan error, 1)}
+	select {
+	case s.jobs <- j:
+		return <-j.res
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.done:
+		return s.reason()
+	}
+}
+
+// Read runs fn in a read transaction: one state, nothing half-done.
+func (s *Store) Read(ctx context.Context, fn func(*Tx) error) error {
+	tx, err := s.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx}})
+}
+
+// write is the writer goroutine.
+func (s *Store) write() {
+	defer close(s.done)
+	for {
+		var first job
+		select {
+		case first = <-s.jobs:
+		case <-s.stop:
+			return
+		}
+		batch := s.drain(first)
+		results, err := s.commit(batch)
+		if err != nil {
+			s.mu.Lock()
+			s.failed = err
+			s.mu.Unlock()
+		}
+		for i, j := range batch {
+			if err != nil {
+				j.res <- err
+			} else {
+				j.res <- results[i]
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// drain adds the writes that are waiting already: whoever comes while a commit
+// is under way shares the next one.
+func (s *Store) drain(first job) []job {
+	batch := []job{first}
+	for len(batch) < maxBatch {
+		select {
+		case j := <-s.jobs:
+			batch = append(batch, j)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// commit runs a batch in one transaction. A second error is final for the store.
+func (s *Store) commit(batch []job) (results []error, final error) {
+	ctx := context.Background() // a cancelled caller must not tear a shared commit
+	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: connQuerier{s}}
+	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
+		return nil, fmt.Errorf("store: begin: %w", err)
+	}
+	var epoch int64
+	if err := tx.row(`SELECT epoch FROM lease WHERE ws = ?`, s.ws).Scan(&epoch); err != nil || epoch != s.epoch {
+		return nil, errors.Join(ErrFenced, err, tx.exec("ROLLBACK"))
+	}
+	results = make([]error, len(batch))
+	wrote := false
+	for i, j := range batch {
+		if err := tx.exec("SAVEPOINT one"); err != nil {
+			return nil, errors.Join(fmt.Errorf("store: savepoint: %w", err), tx.exec("ROLLBACK"))
+		}
+		results[i] = run(j.fn, tx)
+		undo := "RELEASE one"
+		if results[i] != nil {
+			undo = "ROLLBACK TO one"
+		} else {
+			wrote = true
+		}
+		if err := tx.exec(undo); err != nil {
+			return nil, errors.Join(fmt.Errorf("store: savepoint: %w", err), tx.exec("ROLLBACK"))
+		}
+	}
+	end := "COMMIT"
+	if !wrote {
+		end = "ROLLBACK"
+	}
+	if err := tx.exec(end); err != nil {
+		return nil, fmt.Errorf("store: commit: %w", err)
+	}
+	return results, nil
+}
+
+// run turns a panic of one caller's function into that caller's error, so that it
+// cannot take the writer down with it.
+func run(fn func(*Tx) error, tx *Tx) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("store: panic in a transaction: %v", p)
+		}
+	}()
+	return fn(tx)
+}
+
+func (s *Store) reason() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, s.failed)
+	}
+	return ErrClosed
+}
+
+// Failed is closed when the store has ended, by Close or by a failed commit.
+func (s *Store) Failed() <-chan struct{} { return s.done }
+
+// Close waits for writes in progress and gives the workspace up.
+func (s *Store) Close() error {
+	s.quit()
+	<-s.done
+	var err error
+	s.freed.Do(func() { err = s.release() })
+	return err
+}
+
+func (s *Store) release() error {
+	var errs []error
+	for _, st := range s.stmts {
+		errs = append(errs, st.Close())
+	}
+	if s.conn != nil {
+		errs = append(errs, s.conn.Close())
+	}
+	for _, db := range []*sql.DB{s.reader, s.writer} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	return errors.Join(append(errs, s.lock.Close())...)
+}
