@@ -1,0 +1,299 @@
+// Package broker is the door. Whatever a guest wants of the world, it wants it of
+// Do, and there is no second way.
+//
+// Laws, each with a test:
+//
+//  1. Every call leaves a decision and an audit leaf before its answer is seen.
+//  2. Nothing of the world is touched before the decision: planning is pure.
+//  3. No effect without a durable attempt; no answer without a durable result.
+//  4. A refusal is an answer, recorded like any other. An error stops the run.
+//  5. Whatever is unclear denies: a panic, an unknown op, a policy error, a lost
+//     lease, a full disk.
+//
+// It knows the order of the stages. It must not know HTTP, Wasm, SQL or any
+// concrete connector.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
+)
+
+// World plans and performs the operations of connectors (host/egress).
+type World interface {
+	// Operations are the pinned descriptors.
+	Operations() []connectors.Operation
+	// Pinned is the digest of an operation's descriptor.
+	Pinned(operation string) abi.Digest
+	// Plan freezes what would leave. It touches nothing.
+	Plan(context.Context, connectors.Call) (connectors.Plan, *abi.Denial)
+	// Perform sends exactly the frozen bytes that the permit covers.
+	Perform(context.Context, grant.Permit, connectors.Call, connectors.Plan, func(text string)) Outcome
+	// Preview shows frozen bytes to a person.
+	Preview(operation string, p connectors.Plan) host.Preview
+}
+
+// Outcome is what an attempt came to.
+type Outcome struct {
+	Result            connectors.Result
+	Denial            *abi.Denial
+	BytesOut, BytesIn int64
+}
+
+// Scanner labels bytes that leave or enter. A nil Scanner finds nothing.
+type Scanner interface {
+	// Out looks at frozen bytes. A denial holds them back.
+	Out(context.Context, connectors.Plan) (label.Set, *abi.Denial)
+	// In looks at a reply before the guest sees it.
+	In(ctx context.Context, reply []byte) label.Set
+}
+
+// Rules are the workspace's rules at one moment. A snapshot is immutable.
+type Rules struct {
+	Policy *grant.Policy
+	Cap    abi.MicroUSD // monthly
+	Owner  string       // the owner's address
+}
+
+// Config wires a Broker. All fields but Scanner are needed.
+type Config struct {
+	Store   *store.Store
+	Keys    *vault.Keyset
+	World   World
+	Scanner Scanner
+	Rules   func() Rules
+	Now     func() time.Time
+}
+
+// Broker is the door of one workspace. It is safe for concurrent use by many
+// sessions.
+type Broker struct {
+	Config
+	ops map[string]connectors.Operation
+}
+
+// New returns a door.
+func New(c Config) *Broker {
+	b := &Broker{Config: c, ops: map[string]connectors.Operation{}}
+	for _, op := range c.World.Operations() {
+		b.ops[op.Name] = op
+	}
+	return b
+}
+
+// ErrSuspended says that the run waits. Nothing is lost: the same call, asked again
+// later, goes on where it stopped.
+var ErrSuspended = errors.New("the run waits")
+
+// Reply is what the guest gets, and when.
+type Reply struct {
+	Bytes []byte
+	At    time.Time
+}
+
+// Do answers one host call. call counts the run's calls from 1; raw is the guest's
+// request, already copied. A refusal is a reply; an error stops the run, and
+// ErrSuspended parks it.
+func (b *Broker) Do(ctx context.Context, s *Session, call uint32, raw []byte) (Reply, error) {
+	// 1. What was answered once is answered again; today's rules do not apply to it.
+	past, err := s.Log.Recall(call, abi.Fingerprint(raw))
+	if err != nil {
+		return Reply{}, err
+	}
+	if past != nil && past.Answer != nil {
+		return s.restore(past.Answer), nil
+	}
+	// 2. Freeze the bytes that would leave. Frozen bytes are never rebuilt.
+	c := b.plan(ctx, s, call, raw, past)
+	// 3. Scan them, if they leave the workspace.
+	b.scanOut(ctx, s, c)
+	// 4. and 5. Decide, reserve, take the approval, write the attempt: one
+	// transaction. No record, no effect.
+	permit, err := b.decide(ctx, s, c)
+	if err != nil {
+		return Reply{}, err
+	}
+	// 6. Perform. A permit covers the frozen bytes and nothing else; the zero permit
+	// covers nothing.
+	if c.denial == nil {
+		b.perform(ctx, s, c, permit)
+	}
+	// 7. Label what came back.
+	b.scanIn(ctx, c)
+	// 8. Settle: reply, cost and audit leaf in one transaction. Only then may the
+	// guest see it.
+	return b.settle(ctx, s, c)
+}
+
+// call is one host call on its way through the stages.
+type call struct {
+	n       uint32
+	started time.Time
+	fp      abi.Digest
+	raw     []byte
+	req     *abi.Request
+	past    bool // it is in the journal already, without an answer
+
+	own       ownOp                // set for what the host does itself
+	op        connectors.Operation // set for an operation of a connector
+	invoke    connectors.Call
+	plan      connectors.Plan
+	action    grant.Action
+	recorded  bool // the CALL record exists
+	attempts  int
+	gated     bool
+	approval  host.ApprovalID
+	held      label.Set // what the run held when it asked
+	verdict   grant.Verdict
+	reserved  abi.MicroUSD
+	decided   bool // a decision leaf exists
+	attempted bool
+
+	denial *abi.Denial // the answer so far, when it is a refusal
+	result any
+	label  label.Set // of the reply
+	out    Outcome
+	cost   abi.MicroUSD
+	writes func(*store.Tx) error // of an own op, in the settling transaction
+	value  bool                  // no effect: the record may wait for the next commit
+}
+
+// plan decodes the request and freezes what it would do.
+func (b *Broker) plan(ctx context.Context, s *Session, n uint32, raw []byte, past *pastEntry) *call {
+	c := &call{n: n, started: b.Now(), fp: abi.Fingerprint(raw), raw: raw, held: s.Held, label: s.Held}
+	c.req, c.denial = abi.DecodeRequest(raw)
+	if c.denial != nil {
+		return c
+	}
+	if c.req.V != 1 {
+		c.denial = abi.Deny(abi.Unsupported, fmt.Sprintf("version %d of %s is not known to this host", c.req.V, c.req.Op), "use version 1; host.describe lists what is there")
+		return c
+	}
+	if o, ok := own(c.req.Op); ok {
+		b.planOwn(s, c, o)
+		return c
+	}
+	operation, args, denial := b.operation(c.req)
+	if denial != nil {
+		c.denial = denial
+		return c
+	}
+	c.op = b.ops[operation]
+	c.invoke = connectors.Call{Operation: operation, Args: args, Now: c.started}
+	if past != nil && past.Planned {
+		b.replan(s, c, past)
+		return c
+	}
+	key, err := b.Keys.IdempotencyKey(s.Run.ID, n, operation)
+	if err != nil {
+		c.denial = abi.Deny(abi.Internal, "the host could not derive an idempotency key", "")
+		return c
+	}
+	c.invoke.Key = key
+	if c.plan, c.denial = b.World.Plan(ctx, c.invoke); c.denial != nil {
+		c.action = grant.Action{Op: c.req.Op, Operation: operation, Effect: c.op.Effect}
+		return c
+	}
+	b.act(c)
+	return c
+}
+
+// replan takes the frozen plan of a call that stopped before its answer.
+func (b *Broker) replan(s *Session, c *call, past *pastEntry) {
+	c.past, c.recorded = true, true
+	c.started, c.invoke.Now, c.invoke.Key = past.Started, past.Started, past.Body.Key
+	c.plan, c.held, c.attempts = past.Plan, past.Label, past.Attempts
+	c.gated, c.approval = past.Gated, past.Approval
+	b.act(c)
+}
+
+// act derives the action that is decided from the plan.
+func (b *Broker) act(c *call) {
+	digest, err := c.plan.Digest()
+	if err != nil {
+		c.denial = abi.Deny(abi.Internal, "the plan could not be frozen: "+err.Error(), "")
+		return
+	}
+	c.action = grant.Action{
+		Op: c.req.Op, Operation: c.op.Name, Effect: c.op.Effect, Resources: c.plan.Resources, Destination: c.plan.Destination,
+		Account: c.plan.Account, Audience: readers(c.plan.Audience), Digest: digest, Ceiling: c.plan.Ceiling,
+	}
+}
+
+func readers(names []string) label.Readers {
+	for _, n := range names {
+		if n == connectors.Everyone {
+			return label.Everyone()
+		}
+	}
+	return label.Only(names...)
+}
+
+// operation finds which operation a request reaches, and by which op it may be
+// reached: a read by tool.call, an effect by send, and some by an op of their own.
+func (b *Broker) operation(r *abi.Request) (name string, args []byte, d *abi.Denial) {
+	for _, op := range b.ops {
+		if op.Op == r.Op {
+			return op.Name, r.Args, nil
+		}
+	}
+	if r.Op != abi.OpToolCall && r.Op != abi.OpSend {
+		return "", nil, abi.Deny(abi.Unsupported, fmt.Sprintf("this host does not offer %s", r.Op), "host.describe lists the ops that it offers")
+	}
+	var a abi.CallArgs
+	if d := abi.DecodeArgs(r.Args, &a); d != nil {
+		return "", nil, d
+	}
+	op, ok := b.ops[a.Operation]
+	if !ok {
+		return "", nil, abi.Deny(abi.NotFound, fmt.Sprintf("there is no operation %q", clip(a.Operation)), "tool.list lists the operations that are granted")
+	}
+	want := abi.OpSend
+	if op.Effect == abi.EffectRead {
+		want = abi.OpToolCall
+	}
+	if op.Op != "" {
+		want = op.Op
+	}
+	if r.Op != want {
+		return "", nil, abi.Deny(abi.Invalid, fmt.Sprintf("%s has the effect %s and is reached by %s, not %s", op.Name, op.Effect, want, r.Op), fmt.Sprintf("use the op %s", want))
+	}
+	if len(a.Args) == 0 {
+		a.Args = []byte("{}")
+	}
+	return op.Name, a.Args, nil
+}
+
+// clip bounds text of a guest that is repeated to it.
+func clip(s string) string {
+	if len(s) > abi.MaxName {
+		return s[:abi.MaxName] + "…"
+	}
+	return s
+}
+
+func (b *Broker) scanOut(ctx context.Context, s *Session, c *call) {
+	if b.Scanner == nil || c.denial != nil || c.own.do != nil {
+		return
+	}
+	found, denial := b.Scanner.Out(ctx, c.plan)
+	c.held = label.Join(c.held, found)
+	c.denial = denial
+}
+
+func (b *Broker) scanIn(ctx context.Context, c *call) {
+	if b.Scanner == nil || c.denial != nil || c.own.do != nil {
+		return
+	}
+	c.label = label.Join(c.label, b.Scanner.In(ctx, abi.OK(c.result).Encode()))
+}

@@ -1,0 +1,296 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/approval"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/spend"
+	"github.com/getmonroe/monroe/host/store"
+)
+
+// decide judges the call. A refusal is left in c.denial. For a call that may have
+// an effect, everything that has to be true before the first byte leaves is written
+// in one transaction: the call with its frozen bytes, the reservation, the use of
+// the approval, the attempt, the audit leaf.
+func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit, error) {
+	if c.denial != nil {
+		return grant.Permit{}, nil
+	}
+	rules := b.Rules()
+	c.verdict = rules.Policy.Decide(s.Subject, c.action, c.held)
+	if c.verdict.Outcome == grant.Deny {
+		c.denial = c.verdict.Denial
+		return grant.Permit{}, nil
+	}
+	if c.own.do != nil {
+		return grant.Permit{}, b.decideOwn(ctx, s, c)
+	}
+	if c.verdict.Outcome == grant.Allow && c.action.Effect == abi.EffectRead && c.plan.Ceiling == 0 && !c.recorded {
+		permit, _ := c.verdict.Permit(nil, false)
+		return permit, nil
+	}
+	d := decision{b: b, s: s, c: c, rules: rules, now: b.Now()}
+	err := s.write(ctx, b.Store, d.commit)
+	if errors.Is(err, errShort) { // nothing of the transaction remains
+		err = s.write(ctx, b.Store, d.waitForBudget)
+	}
+	switch {
+	case err != nil:
+		return grant.Permit{}, err
+	case d.wait != "":
+		s.emit(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: d.tell, Approval: d.asked.ID})
+		return grant.Permit{}, ErrSuspended
+	}
+	if d.warn > 0 {
+		s.emit(host.Event{Kind: host.EventWarning, Text: fmt.Sprintf("%d %% of this month's cap of %s is used or reserved", d.warn, rules.Cap)})
+	}
+	return d.permit, nil
+}
+
+// errShort undoes a decision that the cap has no room for.
+var errShort = errors.New("the cap is reached")
+
+// decision is one transaction in the making.
+type decision struct {
+	b     *Broker
+	s     *Session
+	c     *call
+	rules Rules
+	now   time.Time
+
+	permit  grant.Permit
+	consent approval.Consent
+	asked   host.Approval
+	wait    host.WaitKind
+	tell    string
+	warn    int
+}
+
+// commit is the transaction. What can fail for want of consent or money comes
+// first; only then is anything written down.
+func (d *decision) commit(tx *store.Tx) error {
+	c := d.c
+	if c.attempts > 0 && c.op.Replay == abi.ReplayBlind {
+		c.denial = &abi.Denial{
+			Code: abi.OutcomeUnknown, Effect: abi.OutcomeMay,
+			Reason: "the host stopped after this was attempted and before the answer came; it may have happened",
+			Remedy: "look at the other side before you try again; a second attempt is a new call and asks again",
+		}
+		return nil
+	}
+	if c.verdict.Outcome == grant.Ask {
+		if err := d.seekConsent(tx); err != nil || c.denial != nil || d.wait != "" {
+			return err
+		}
+	}
+	if err := d.reserve(tx); err != nil || c.denial != nil {
+		return err
+	}
+	permit, ok := c.verdict.Permit(d.consent, c.reserved >= c.plan.Ceiling)
+	if !ok {
+		c.denial = abi.Deny(abi.Denied, "the decision gave no leave to act", "")
+		return nil
+	}
+	if err := d.record(); err != nil {
+		return err
+	}
+	c.attempts++
+	err := d.s.Log.Add(journal.Attempt, c.n, d.now, journal.Body{Attempt: c.attempts, Key: c.invoke.Key}, c.held)
+	if err != nil {
+		return err
+	}
+	d.permit, c.attempted = permit, true
+	return d.leaf("allow")
+}
+
+// seekConsent uses the approval that a person gave, or asks for one.
+func (d *decision) seekConsent(tx *store.Tx) error {
+	c := d.c
+	q := approval.Question{
+		Run: d.s.Run, Call: c.n, Operation: c.op, Pinned: d.b.World.Pinned(c.op.Name), Plan: c.plan, Digest: c.action.Digest,
+		Effect: c.verdict.Effect, Why: c.verdict.Why, Held: c.held, Key: c.invoke.Key,
+	}
+	if c.approval == "" {
+		return d.ask(tx, q)
+	}
+	consent, a, err := approval.Take(tx, d.b.Keys, q, c.attempts > 0, d.now)
+	d.asked = a
+	switch {
+	case errors.Is(err, approval.ErrBroken):
+		c.denial = abi.Deny(abi.Denied, "the approval does not fit this call: "+err.Error(), "ask for it again in a new call")
+		return nil
+	case err != nil:
+		return err
+	case consent != nil:
+		d.consent = consent
+		return nil
+	}
+	return d.unapproved(tx, a)
+}
+
+// unapproved answers a call whose approval is not there.
+func (d *decision) unapproved(tx *store.Tx, a host.Approval) error {
+	switch a.State {
+	case host.ApprovalPending:
+		d.wait, d.tell = host.WaitApproval, "waits for approval "+string(a.ID)
+		return d.park(tx, time.Time{})
+	case host.ApprovalRejected:
+		d.c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("%s said no to %s", a.DecidedBy, d.c.op.Name), "do not ask for the same again; do something else or end")
+	case host.ApprovalExpired:
+		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("nobody answered within %s", approval.Life), "ask again in a new call, if it is still wanted")
+	case host.ApprovalApproved, host.ApprovalUsed, host.ApprovalVoid:
+		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("the approval %s is %s", a.ID, a.State), "ask again in a new call, if it is still wanted")
+	}
+	return nil
+}
+
+// ask opens a question to a person and parks the run.
+func (d *decision) ask(tx *store.Tx, q approval.Question) error {
+	c := d.c
+	mac, err := approval.DestinationMAC(d.b.Keys, d.s.Run.Skill, c.op.Name, c.plan.Destination)
+	if err != nil {
+		return err
+	}
+	noes, err := tx.Rejections(d.s.Run.Skill, c.op.Name, mac)
+	if err != nil {
+		return err
+	}
+	if noes >= approval.StickyRejections {
+		c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("people said no %d times to %s for this destination", noes, c.op.Name), "it is not asked again; a person of the workspace has to start it differently")
+		return nil
+	}
+	q.Preview = d.b.World.Preview(c.op.Name, c.plan)
+	if d.asked, err = approval.Ask(tx, d.b.Keys, q, d.now); err != nil {
+		return err
+	}
+	if err := d.record(); err != nil {
+		return err
+	}
+	c.approval = d.asked.ID
+	if err := d.s.Log.Add(journal.Gate, c.n, d.now, journal.Body{Approval: d.asked.ID}, c.held); err != nil {
+		return err
+	}
+	d.wait, d.tell = host.WaitApproval, fmt.Sprintf("%s to %s waits for approval %s", c.op.Name, c.plan.Destination, d.asked.ID)
+	if err := d.park(tx, time.Time{}); err != nil {
+		return err
+	}
+	return d.leaf("ask")
+}
+
+// reserve puts the ceiling aside. What an attempt before a crash had reserved stays
+// spent: it may have been used.
+func (d *decision) reserve(tx *store.Tx) error {
+	c := d.c
+	open, err := tx.OpenReservations(d.s.Run.ID, c.n)
+	if err != nil {
+		return err
+	}
+	for _, attempt := range open {
+		if _, err := spend.Settle(tx, d.s.Run, c.n, attempt, c.plan.Ceiling, nil); err != nil {
+			return err
+		}
+	}
+	if c.plan.Ceiling == 0 {
+		return nil
+	}
+	short, warn, err := spend.Reserve(tx, d.s.Run, c.n, c.attempts+1, c.plan.Ceiling, d.rules.Cap, d.now)
+	switch {
+	case err != nil:
+		return err
+	case short == spend.NoCap:
+		return errShort
+	case short == spend.NoBudget:
+		c.denial = abi.Deny(abi.Budget, fmt.Sprintf("the call can cost %s, which is more than is left of this run's %s", c.plan.Ceiling, d.s.Run.Budget), "do less, or start the run again with a higher ceiling")
+		return nil
+	}
+	c.reserved, d.warn = c.plan.Ceiling, warn
+	return nil
+}
+
+// waitForBudget parks the run until the cap is raised or the month is over.
+func (d *decision) waitForBudget(tx *store.Tx) error {
+	d.c.reserved, d.consent = 0, nil
+	d.wait, d.tell = host.WaitBudget, fmt.Sprintf("Out of budget, raise cap to continue (the next call can cost %s, the cap is %s a month)", d.c.plan.Ceiling, d.rules.Cap)
+	if err := d.record(); err != nil {
+		return err
+	}
+	return d.park(tx, spend.NextPeriod(d.now))
+}
+
+// park moves the run to waiting, with everything that is written so far.
+func (d *decision) park(tx *store.Tx, wake time.Time) error {
+	return tx.SetState(d.s.Run.ID, host.StateWaiting, d.wait, wake, d.now, host.StateRunning)
+}
+
+// record writes the CALL record, once for each call.
+func (d *decision) record() error {
+	c := d.c
+	if c.recorded {
+		return nil
+	}
+	plan, err := json.Marshal(c.plan)
+	if err != nil {
+		return err
+	}
+	c.recorded = true
+	return d.s.Log.Add(journal.Call, c.n, c.started, journal.Body{
+		Op: c.req.Op, Fingerprint: c.fp, Operation: c.op.Name, Request: c.raw, Plan: plan, Key: c.invoke.Key,
+		Effect: c.verdict.Effect, Rule: c.verdict.Rule, Replay: c.op.Replay, Resource: first(c.plan.Resources),
+	}, c.held)
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
+}
+
+// leaf witnesses the decision.
+func (d *decision) leaf(verdict string) error {
+	l, err := d.b.describe(d.s, d.c, audit.KindDecision, d.now)
+	if err != nil {
+		return err
+	}
+	l.Verdict, l.Reserved = verdict, d.c.reserved
+	if d.consent != nil || verdict == "ask" {
+		l.Approval = d.asked.ID
+	}
+	d.s.witness(l)
+	d.c.decided = d.c.decided || verdict == "allow"
+	return nil
+}
+
+// describe fills what every leaf of a call has.
+func (b *Broker) describe(s *Session, c *call, k audit.Kind, now time.Time) (audit.Leaf, error) {
+	l := audit.Leaf{
+		TimeMS: now.UnixMilli(), Kind: k, Run: s.Run.ID, Call: c.n, Who: s.Run.OnBehalfOf.ID, Skill: s.Run.Skill, Module: s.Run.Module.String(),
+		Operation: c.op.Name, Effect: c.verdict.Effect, Rule: c.verdict.Rule, Policy: b.Rules().Policy.Version,
+	}
+	if c.req != nil {
+		l.Op = c.req.Op
+		if !known(c.req.Op) { // text of a guest never reaches the log
+			l.Op = "unknown"
+		}
+	}
+	var err error
+	if l.Request, err = b.commitment(s, "request", c.fp); err == nil && c.action.Digest != (abi.Digest{}) {
+		l.Action, err = b.commitment(s, "action", c.action.Digest)
+	}
+	return l, err
+}
+
+// commitment is a keyed digest: a bare one of a small payload could be guessed.
+func (b *Broker) commitment(s *Session, what string, d abi.Digest) (string, error) {
+	tag, err := b.Keys.MAC(what+"/"+string(s.Run.ID), d[:])
+	return fmt.Sprintf("%x", tag), err
+}

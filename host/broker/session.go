@@ -1,0 +1,105 @@
+package broker
+
+import (
+	"context"
+	"sync"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
+)
+
+// pastEntry is a call that the journal knows.
+type pastEntry = journal.Entry
+
+// Session is one run while it has a worker. It belongs to the goroutine that serves
+// the worker; a run that waits has none.
+type Session struct {
+	Run     host.Run
+	Subject grant.Subject
+	Log     *journal.Log
+	Key     *vault.RunKey
+	Limits  abi.Limits
+	// Held is the label of everything that has entered the guest.
+	Held label.Set
+	// Emit tells people who watch. It must not block.
+	Emit func(host.Event)
+
+	leaves   []audit.Leaf // witnessed, waiting for the next transaction
+	progress sync.Mutex   // Emit is also called while a call is under way
+}
+
+// maxPending bounds how many records may wait for the next transaction.
+const maxPending = 256
+
+// witness adds a leaf to the next transaction.
+func (s *Session) witness(l audit.Leaf) { s.leaves = append(s.leaves, l) }
+
+// Flush makes everything durable that is still in memory. Nothing may leave the
+// host, and no run may wait or end, before it.
+func (s *Session) Flush(ctx context.Context, st *store.Store) error {
+	if s.Log.Pending() == 0 && len(s.leaves) == 0 {
+		return nil
+	}
+	return s.write(ctx, st, func(*store.Tx) error { return nil })
+}
+
+// write runs fn in a transaction that also carries every record and leaf of this
+// session, those that fn adds included. After an error other than errShort the run
+// must stop: the store is behind what the session says.
+func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx) error) error {
+	err := st.Write(ctx, func(tx *store.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		if err := s.Log.Stage(tx); err != nil {
+			return err
+		}
+		seq, chain := s.Log.Head()
+		for _, l := range s.leaves {
+			l.Seq, l.Chain = seq, chain.String()
+			if _, err := audit.Append(tx, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.Log.Staged(err)
+	if err == nil {
+		s.leaves = s.leaves[:0]
+	}
+	return err
+}
+
+// nextLeaf is the index that the next witnessed leaf will get.
+func (s *Session) nextLeaf(tx *store.Tx) (int64, error) {
+	n, err := tx.LeafCount()
+	return n + int64(len(s.leaves)), err
+}
+
+// restore gives an answer again, with the label that it had.
+func (s *Session) restore(a *journal.Answer) Reply {
+	s.Held = label.Join(s.Held, a.Label)
+	return Reply{Bytes: a.Reply, At: a.At}
+}
+
+// Restore replays what the worker was fed ahead of its calls: the labels of all
+// answers that it now holds.
+func (s *Session) Restore(answers []*journal.Answer) {
+	for _, a := range answers {
+		s.restore(a)
+	}
+}
+
+func (s *Session) emit(e host.Event) {
+	s.progress.Lock()
+	defer s.progress.Unlock()
+	if s.Emit != nil {
+		s.Emit(e)
+	}
+}

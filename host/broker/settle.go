@@ -1,0 +1,193 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/spend"
+	"github.com/getmonroe/monroe/host/store"
+)
+
+// perform sends the frozen bytes and takes in what came back.
+func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.Permit) {
+	if c.own.do != nil {
+		b.performOwn(ctx, s, c)
+		return
+	}
+	c.out = b.World.Perform(ctx, permit, c.invoke, c.plan, func(text string) {
+		s.emit(host.Event{Kind: host.EventStream, Text: text, Guest: true})
+	})
+	c.denial, c.result = c.out.Denial, c.out.Result.Reply
+	c.label = label.Join(c.held, provenance(c.out.Result.Provenance))
+	if c.denial != nil { // words of the other side may be in the reason
+		c.label = label.Join(c.held, label.Set{Integrity: label.External, Readers: c.held.Readers, Origins: c.plan.Resources})
+	}
+}
+
+func provenance(p connectors.Provenance) label.Set {
+	l := label.Set{Readers: readers(p.Readers), Origins: p.Origins}
+	if p.Internal {
+		l.Integrity = label.Internal
+	}
+	return l
+}
+
+// settle records the answer with its cost and its audit leaf, and gives it to the
+// guest. What had no effect waits in memory for the next transaction: if a crash
+// loses it, nothing in the world has seen it.
+func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error) {
+	now := b.Now()
+	var reply []byte
+	finish := func(tx *store.Tx) error {
+		if err := b.book(tx, s, c); err != nil {
+			return err
+		}
+		receipt := host.ReceiptID("")
+		if tx != nil {
+			n, err := s.nextLeaf(tx)
+			if err != nil {
+				return err
+			}
+			receipt = audit.Receipt(n)
+		}
+		reply = b.encode(c, receipt)
+		if err := b.remember(s, c, reply, receipt, now); err != nil {
+			return err
+		}
+		l, err := b.describe(s, c, outcomeKind(c), now)
+		if err != nil {
+			return err
+		}
+		l.Verdict, l.Cost, l.BytesOut, l.BytesIn = "ok", c.cost, c.out.BytesOut, c.out.BytesIn
+		if c.denial != nil {
+			l.Verdict, l.Code = "refused", c.denial.Code
+		}
+		s.witness(l)
+		return nil
+	}
+	var err error
+	if c.value && c.denial == nil && s.Log.Pending() < maxPending {
+		err = finish(nil)
+	} else {
+		err = s.write(ctx, b.Store, finish)
+	}
+	if err != nil {
+		return Reply{}, err
+	}
+	s.Held = label.Join(s.Held, c.label)
+	b.tell(s, c)
+	return Reply{Bytes: reply, At: now}, nil
+}
+
+// book settles the money and writes what an own op changes.
+func (b *Broker) book(tx *store.Tx, s *Session, c *call) error {
+	if c.writes != nil && c.denial == nil {
+		if err := c.writes(tx); err != nil {
+			return err
+		}
+	}
+	if c.reserved == 0 {
+		return nil
+	}
+	cost := c.out.Result.Cost
+	if c.denial != nil && c.denial.Effect == abi.OutcomeNone {
+		cost = new(abi.MicroUSD) // provably not sent, so provably free
+	}
+	booked, err := spend.Settle(tx, s.Run, c.n, c.attempts, c.reserved, cost)
+	c.cost = booked
+	return err
+}
+
+// encode makes the bytes that the guest gets.
+func (b *Broker) encode(c *call, receipt host.ReceiptID) []byte {
+	if c.denial != nil {
+		d := *c.denial
+		d.Receipt = string(receipt)
+		return abi.Refuse(&d).Encode()
+	}
+	r := abi.OK(c.result)
+	reply := r.Encode()
+	if len(reply) > abi.MaxReply {
+		c.denial = abi.Deny(abi.TooLarge, fmt.Sprintf("the answer has %d bytes, at most %d are allowed", len(reply), abi.MaxReply), "ask for less at a time")
+		if c.attempted && c.action.Effect.Asks() {
+			c.denial.Effect = abi.OutcomeSent
+		}
+		return b.encode(c, receipt)
+	}
+	return reply
+}
+
+// remember writes the record that answers the call from now on.
+func (b *Broker) remember(s *Session, c *call, reply []byte, receipt host.ReceiptID, now time.Time) error {
+	body := journal.Body{Reply: reply, Cost: c.cost, Provider: c.out.Result.ProviderID, Receipt: receipt}
+	if c.denial != nil {
+		body.Code = c.denial.Code
+	}
+	kind := journal.Result
+	if !c.recorded {
+		kind = journal.Value
+		body.Fingerprint, body.Request, body.Operation = c.fp, c.raw, c.op.Name
+		body.Effect, body.Rule, body.Resource = c.verdict.Effect, c.verdict.Rule, first(c.plan.Resources)
+		if c.req != nil {
+			body.Op = c.req.Op
+		}
+	}
+	return s.Log.Add(kind, c.n, now, body, c.label)
+}
+
+func outcomeKind(c *call) audit.Kind {
+	if c.decided {
+		return audit.KindOutcome
+	}
+	return audit.KindCall
+}
+
+// tell shows the call to people who watch. Own ops speak for themselves.
+func (b *Broker) tell(s *Session, c *call) {
+	if c.own.do != nil && c.denial == nil {
+		return
+	}
+	what := c.op.Name
+	if what == "" && c.req != nil && known(c.req.Op) {
+		what = string(c.req.Op)
+	}
+	text := fmt.Sprintf("%s %s", what, first(c.plan.Resources))
+	if c.denial != nil {
+		text += fmt.Sprintf(": %s, %s", c.denial.Code, c.denial.Reason)
+	} else if c.cost > 0 {
+		text += fmt.Sprintf(" (%s)", c.cost)
+	}
+	s.emit(host.Event{Kind: host.EventCall, Text: text})
+}
+
+func known(op abi.Op) bool { return slices.Contains(abi.Ops(), op) }
+
+// Views lists a run's calls for people: no payloads.
+func Views(entries []*journal.Entry) []host.CallView {
+	list := make([]host.CallView, 0, len(entries))
+	for _, e := range entries {
+		v := host.CallView{
+			Call: e.Call, Time: e.Started, Op: e.Body.Op, Operation: e.Body.Operation, Resource: e.Body.Resource, Effect: e.Body.Effect, Outcome: "waiting",
+		}
+		if a := e.Answer; a != nil {
+			v.Outcome, v.Cost, v.Receipt = "ok", a.Body.Cost, a.Body.Receipt
+			if a.Body.Code != "" {
+				v.Outcome = string(a.Body.Code)
+				if r, err := abi.DecodeReply(a.Reply); err == nil && r.Error != nil {
+					v.Reason = r.Error.Reason
+				}
+			}
+		}
+		list = append(list, v)
+	}
+	return list
+}

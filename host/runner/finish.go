@@ -1,0 +1,136 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/store"
+)
+
+// finish ends a run, once: result, receipt, audit leaf, what it had reserved and
+// asked for, in one transaction. session is nil when the run has no worker.
+func (r *Runner) finish(id host.RunID, session *broker.Session, e ending) error {
+	ctx := context.WithoutCancel(r.ctx) // an end is recorded also while the daemon stops
+	if session != nil {
+		if err := session.Flush(ctx, r.Store); err != nil {
+			return err
+		}
+	}
+	err := r.Store.Write(ctx, func(tx *store.Tx) error {
+		run, err := tx.Run(id)
+		if err != nil {
+			return err
+		}
+		if run.State.Ended() {
+			return host.ErrConflict
+		}
+		calls, err := r.calls(tx, &run)
+		if err != nil { // a journal that does not verify does not keep the run open
+			r.Log.Error("receipt without calls", slog.String("run", string(id)), slog.String("error", err.Error()))
+		}
+		if err := errors.Join(tx.VoidApprovals(id), tx.ReleaseRun(id)); err != nil {
+			return err
+		}
+		if run, err = tx.Run(id); err != nil { // with what the release gave back
+			return err
+		}
+		end := store.End{State: e.state, Failure: e.failure, At: r.Now()}
+		if e.result != nil {
+			if end.Result, end.ResultLabel, err = r.sealResult(&run, e); err != nil {
+				return err
+			}
+		}
+		leaf := audit.Leaf{
+			TimeMS: end.At.UnixMilli(), Kind: audit.KindEnd, Run: id, Who: run.OnBehalfOf.ID, Skill: run.Skill, Module: run.Module.String(),
+			Verdict: string(e.state), Cost: run.Spent, Seq: run.NextSeq - 1, Chain: run.Chain.String(),
+		}
+		if end.Leaf, err = audit.Append(tx, leaf); err != nil {
+			return err
+		}
+		end.Receipt = receiptText(&run, e, calls, audit.Receipt(end.Leaf))
+		return tx.EndRun(id, end)
+	})
+	if errors.Is(err, host.ErrConflict) {
+		return nil // it has ended already
+	}
+	if err != nil {
+		return err
+	}
+	text := string(e.state)
+	if e.failure != "" {
+		text += ": " + e.failure
+	}
+	r.feed(id).add(host.Event{Kind: host.EventState, State: e.state, Text: text})
+	return nil
+}
+
+func (r *Runner) sealResult(run *store.Run, e ending) (result, lab []byte, err error) {
+	key, err := r.Keys.OpenRunKey(run.ID, run.Key)
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := json.Marshal(e.label)
+	if err != nil {
+		return nil, nil, err
+	}
+	result, e1 := key.Seal(ResultSlot(run.ID), e.result)
+	lab, e2 := key.Seal(ResultLabelSlot(run.ID), text)
+	return result, lab, errors.Join(e1, e2)
+}
+
+func (r *Runner) calls(tx *store.Tx, run *store.Run) ([]host.CallView, error) {
+	recs, err := tx.Records(run.ID)
+	if err != nil {
+		return nil, err
+	}
+	key, err := r.Keys.OpenRunKey(run.ID, run.Key)
+	if err != nil {
+		return nil, err
+	}
+	log, err := journal.Open(run, key, recs)
+	if err != nil {
+		return nil, err
+	}
+	return broker.Views(log.Entries()), nil
+}
+
+// receiptText is the two lines that a run leaves: what it did and touched, and what
+// it cost. Nothing in it was chosen by a guest.
+func receiptText(run *store.Run, e ending, calls []host.CallView, id host.ReceiptID) string {
+	done, refused := map[string]int{}, 0
+	asked := 0
+	for _, c := range calls {
+		switch {
+		case c.Outcome != "ok":
+			refused++
+		case c.Operation != "":
+			done[c.Operation]++
+			if c.Effect.Asks() {
+				asked++
+			}
+		}
+	}
+	var parts []string
+	for op, n := range done {
+		parts = append(parts, fmt.Sprintf("%s ×%d", op, n))
+	}
+	slices.Sort(parts)
+	if len(parts) == 0 {
+		parts = []string{"nothing outside the run"}
+	}
+	first := fmt.Sprintf("%s for %s %s: %s", run.Skill, run.OnBehalfOf.Name, e.state, strings.Join(parts, ", "))
+	if refused > 0 {
+		first += fmt.Sprintf("; %d refused", refused)
+	}
+	return fmt.Sprintf("%s\ncost %s of %s, %d calls, %d approved, receipt %s", first, run.Spent, abi.MicroUSD(run.Budget), len(calls), asked, id)
+}

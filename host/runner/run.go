@@ -1,0 +1,383 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
+)
+
+// Start is what is sealed of a run's beginning: what the guest's world is made of.
+type Start struct {
+	Limits abi.Limits      `json:"limits"`
+	Seed   []byte          `json:"seed"`
+	TimeNS int64           `json:"time_ns"`
+	Input  json.RawMessage `json:"input"`
+}
+
+// StartSlot is where a run's Start is sealed.
+func StartSlot(id host.RunID) vault.Slot {
+	return vault.Slot{Table: "run", Column: "start", Row: string(id), Version: 1}
+}
+
+// LabelSlot is where the label of a run's input is sealed.
+func LabelSlot(id host.RunID) vault.Slot {
+	return vault.Slot{Table: "run", Column: "label", Row: string(id), Version: 1}
+}
+
+// ResultSlot is where a run's result is sealed; its label lies beside it.
+func ResultSlot(id host.RunID) vault.Slot {
+	return vault.Slot{Table: "run", Column: "result", Row: string(id), Version: 1}
+}
+
+// ResultLabelSlot is where the label of a run's result is sealed.
+func ResultLabelSlot(id host.RunID) vault.Slot {
+	return vault.Slot{Table: "run", Column: "result_label", Row: string(id), Version: 1}
+}
+
+// fault is a guest that could not end well: the run fails, the host is fine.
+type fault struct{ wire.Fault }
+
+func (f *fault) Error() string {
+	return fmt.Sprintf("%s: %s", f.Code, visible(f.Message))
+}
+
+// visible bounds text that may be a guest's and keeps it on one line.
+func visible(s string) string {
+	if len(s) > 1024 {
+		s = s[:1024] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "�"))
+}
+
+// prepared is a run that is ready for a worker.
+type prepared struct {
+	row     store.Run
+	start   Start
+	session *broker.Session
+	dir     string
+	past    []*journal.Answer
+}
+
+// run drives one run from its record to its next stop.
+func (r *Runner) run(ctx context.Context, id host.RunID) error {
+	for try := 0; ; try++ {
+		p, err := r.prepare(ctx, id)
+		if err != nil || p == nil {
+			return err
+		}
+		err = r.work(ctx, p)
+		if f := new(fault); errors.As(err, &f) {
+			return r.finish(id, p.session, ending{state: host.StateFailed, failure: f.Error()})
+		}
+		if !errors.Is(err, journal.ErrDiverged) {
+			return err
+		}
+		// One divergence is no proof: a worker may have been broken. A second, from a
+		// fresh replay, is.
+		if try > 0 {
+			return r.finish(id, p.session, ending{state: host.StateDiverged, failure: err.Error()})
+		}
+	}
+}
+
+// prepare loads a run and moves it to running. It returns nil if there is nothing
+// to do.
+func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) {
+	p := &prepared{}
+	var recs []store.Record
+	var mod store.Module
+	now := r.Now()
+	err := r.Store.Write(ctx, func(tx *store.Tx) (err error) {
+		if p.row, err = tx.Run(id); err != nil || p.row.State.Ended() {
+			return err
+		}
+		if mod, err = tx.Module(p.row.Module); err != nil {
+			return err
+		}
+		if recs, err = tx.Records(id); err != nil {
+			return err
+		}
+		return tx.SetState(id, host.StateRunning, "", time.Time{}, now, host.StateQueued, host.StateWaiting, host.StateRunning)
+	})
+	if err != nil || p.row.State.Ended() {
+		return nil, err
+	}
+	key, err := r.Keys.OpenRunKey(id, p.row.Key)
+	if err != nil {
+		return nil, err
+	}
+	log, err := journal.Open(&p.row, key, recs)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.unseal(p, key); err != nil {
+		return nil, err
+	}
+	manifest, err := abi.ParseManifest([]byte(mod.Manifest))
+	if err != nil {
+		return nil, err
+	}
+	if p.dir, err = r.Shelf.Dir(ctx, mod); err != nil {
+		return nil, err
+	}
+	f := r.feed(id)
+	p.past = log.Answered()
+	p.session = &broker.Session{
+		Run: p.row.Run, Log: log, Key: key, Limits: p.start.Limits, Held: p.row.Label, Emit: f.add,
+		Subject: grant.Subject{
+			Run: id, Skill: p.row.Skill, Module: p.row.Module, Manifest: manifest, For: p.row.OnBehalfOf, Attended: p.row.Attended,
+		},
+	}
+	f.add(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(len(p.past))})
+	return p, nil
+}
+
+func startText(past int) string {
+	if past == 0 {
+		return "started"
+	}
+	return fmt.Sprintf("continues after %d recorded calls", past)
+}
+
+func (r *Runner) unseal(p *prepared, key *vault.RunKey) error {
+	start, err := key.Open(StartSlot(p.row.ID), p.row.Start)
+	if err != nil {
+		return err
+	}
+	lab, err := key.Open(LabelSlot(p.row.ID), p.row.StartLabel)
+	if err != nil {
+		return err
+	}
+	return errors.Join(json.Unmarshal(start, &p.start), json.Unmarshal(lab, &p.row.Label))
+}
+
+// work gives the run a worker and serves it.
+func (r *Runner) work(ctx context.Context, p *prepared) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.start.Limits.Wall, errWall)
+	defer cancel()
+	w, err := r.Spawner.Spawn(ctx, p.dir, p.start.Limits.CPU)
+	if err != nil {
+		return fmt.Errorf("the worker did not start: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
+	defer func() {
+		stop()
+		ended := w.Close()
+		r.alarm(p, w.Violations())
+		if errors.Is(context.Cause(ctx), errWall) {
+			err = &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run took longer than %v without waiting", p.start.Limits.Wall)}}
+		} else if errors.Is(err, errGone) && ended != nil {
+			err = fmt.Errorf("%w: %w", err, ended)
+		}
+	}()
+	if got := w.Ready().Engine; got != p.row.Engine {
+		return fmt.Errorf("the run is pinned to the engine %s, this binary has %s", p.row.Engine, got)
+	}
+	s := &serving{r: r, p: p, w: w}
+	return s.serve(ctx)
+}
+
+var (
+	errWall = errors.New("wall clock limit")
+	errGone = errors.New("the worker ended without a word")
+)
+
+// alarm records what a worker tried and may not: a guest that got this far has
+// left its engine.
+func (r *Runner) alarm(p *prepared, tried []string) {
+	if len(tried) == 0 {
+		return
+	}
+	text := strings.Join(tried, "; ")
+	r.Log.Warn("a worker tried what it may not", slog.String("run", string(p.row.ID)), slog.String("calls", text))
+	leaf := audit.Leaf{TimeMS: r.Now().UnixMilli(), Kind: audit.KindAlarm, Run: p.row.ID, Skill: p.row.Skill, Module: p.row.Module.String(), Detail: visible(text)}
+	if err := r.Store.Write(context.WithoutCancel(r.ctx), func(tx *store.Tx) error { _, err := audit.Append(tx, leaf); return err }); err != nil {
+		r.Log.Error("the alarm could not be recorded", slog.String("error", err.Error()))
+	}
+	p.session.Emit(host.Event{Kind: host.EventWarning, Text: "the worker tried what it may not: " + visible(text)})
+}
+
+// serving is the conversation with one worker.
+type serving struct {
+	r    *Runner
+	p    *prepared
+	w    Worker
+	seen uint32 // recorded answers that the guest has asked for
+	next uint32 // number of the next live call
+	logs int
+}
+
+func (s *serving) serve(ctx context.Context) error {
+	past := s.p.past
+	s.next = uint32(len(past)) + 1
+	start := wire.Start{Limits: s.p.start.Limits, Seed: s.p.start.Seed, TimeNS: s.p.start.TimeNS, Past: uint32(len(past))}
+	if err := wire.WriteFrame(s.w, wire.KindStart, wire.EncodeJSON(start)); err != nil {
+		return gone(err)
+	}
+	if err := wire.WriteFrame(s.w, wire.KindInput, s.p.start.Input); err != nil {
+		return gone(err)
+	}
+	// Pushed ahead from another goroutine: the worker reports what it has seen while
+	// more is on its way, and neither side may block the other.
+	pushed := make(chan error, 1)
+	go func() { pushed <- s.push(past) }()
+	err := s.frames(ctx)
+	if err != nil {
+		_ = s.w.Close() // unblocks push
+	}
+	return errors.Join(err, ignoreGone(<-pushed, err))
+}
+
+func ignoreGone(pushErr, err error) error {
+	if err != nil {
+		return nil
+	}
+	return pushErr
+}
+
+func gone(err error) error { return fmt.Errorf("%w: %w", errGone, err) }
+
+func (s *serving) push(past []*journal.Answer) error {
+	for i, a := range past {
+		if err := wire.WriteFrame(s.w, wire.KindPast, wire.AppendReply(nil, uint32(i)+1, a.At.UnixNano()), a.Reply); err != nil {
+			return gone(err)
+		}
+	}
+	return nil
+}
+
+// frames answers the worker until it is done.
+func (s *serving) frames(ctx context.Context) error {
+	for {
+		k, payload, err := wire.ReadFrame(s.w, wire.KindSeen, wire.KindCall, wire.KindLog, wire.KindDone, wire.KindFault)
+		if err != nil {
+			if errors.Is(err, wire.ErrProtocol) || errors.Is(err, wire.ErrTooLarge) {
+				return &fault{wire.Fault{Code: wire.FaultInternal, Message: "the worker broke the protocol: " + err.Error()}}
+			}
+			return gone(err)
+		}
+		switch k {
+		case wire.KindSeen:
+			err = s.onSeen(payload)
+		case wire.KindCall:
+			err = s.onCall(ctx, payload)
+		case wire.KindLog:
+			s.onLog(payload)
+		case wire.KindDone:
+			return s.onDone(payload)
+		case wire.KindFault:
+			f := &fault{}
+			if json.Unmarshal(payload, &f.Fault) != nil || f.Code == "" {
+				f.Fault = wire.Fault{Code: wire.FaultInternal, Message: "the worker sent a fault that cannot be read"}
+			}
+			return f
+		default:
+			err = &fault{wire.Fault{Code: wire.FaultInternal, Message: "unexpected frame"}}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func protocol(format string, args ...any) error {
+	return &fault{wire.Fault{Code: wire.FaultInternal, Message: "the worker broke the protocol: " + fmt.Sprintf(format, args...)}}
+}
+
+// onSeen checks that the guest asked for a recorded answer with the request that it
+// was recorded for.
+func (s *serving) onSeen(payload []byte) error {
+	seq, fp, err := wire.ParseSeen(payload)
+	if err != nil {
+		return protocol("%v", err)
+	}
+	if seq != s.seen+1 || int(seq) > len(s.p.past) {
+		return protocol("it saw recorded answer %d after %d of %d", seq, s.seen, len(s.p.past))
+	}
+	if _, err := s.p.session.Log.Recall(seq, fp); err != nil {
+		return err
+	}
+	s.seen = seq
+	s.p.session.Restore(s.p.past[seq-1 : seq])
+	return nil
+}
+
+func (s *serving) onCall(ctx context.Context, payload []byte) error {
+	seq, request, err := wire.ParseCall(payload)
+	if err != nil {
+		return protocol("%v", err)
+	}
+	if int(s.seen) != len(s.p.past) {
+		return fmt.Errorf("%w: a live call came after %d of %d recorded ones", journal.ErrDiverged, s.seen, len(s.p.past))
+	}
+	if seq != s.next {
+		return protocol("call %d came, %d was next", seq, s.next)
+	}
+	if seq > s.p.start.Limits.Calls {
+		return &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run made more than %d calls", s.p.start.Limits.Calls)}}
+	}
+	s.next++
+	reply, err := s.r.Broker.Do(ctx, s.p.session, seq, bytes.Clone(request))
+	if err != nil {
+		return err
+	}
+	if err := wire.WriteFrame(s.w, wire.KindReply, wire.AppendReply(nil, seq, reply.At.UnixNano()), reply.Bytes); err != nil {
+		return gone(err)
+	}
+	return nil
+}
+
+// onLog shows what the guest printed, up to the limit of the ABI.
+func (s *serving) onLog(text []byte) {
+	if s.logs >= abi.MaxLog {
+		return
+	}
+	s.logs += len(text)
+	for line := range strings.Lines(string(text)) {
+		s.p.session.Emit(host.Event{Kind: host.EventLog, Text: visible(line), Guest: true})
+	}
+}
+
+func (s *serving) onDone(payload []byte) error {
+	status, result, err := wire.ParseDone(payload)
+	if err != nil {
+		return protocol("%v", err)
+	}
+	if int(s.seen) != len(s.p.past) {
+		return fmt.Errorf("%w: the guest ended after %d of %d recorded calls", journal.ErrDiverged, s.seen, len(s.p.past))
+	}
+	e := ending{state: host.StateSucceeded, result: result, label: s.p.session.Held}
+	if status != 0 {
+		e.state, e.failure = host.StateFailed, fmt.Sprintf("the guest ended with status %d", status)
+	}
+	return s.r.finish(s.p.row.ID, s.p.session, e)
+}
+
+// ending is how a run ends.
+type ending struct {
+	state   host.RunState
+	failure string
+	result  []byte
+	label   label.Set
+}

@@ -1,0 +1,289 @@
+// Package runner drives runs: it gives each a worker, feeds it what is recorded,
+// passes its calls through the door, and parks it when it has to wait.
+//
+// Laws, each with a test:
+//
+//  1. A waiting run holds no worker, and a daemon that starts again goes on with
+//     every run that had not ended.
+//  2. No live call is let through before every recorded answer was asked for with
+//     the request that it was recorded for.
+//  3. A worker that says anything but the protocol ends its own run and nothing
+//     else.
+//  4. No run is driven twice at the same time.
+//
+// It knows runs, workers and frames. It must not know what a call means, the engine
+// or how a worker is confined.
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/module"
+	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
+)
+
+// Worker is a started process on its descriptor.
+type Worker interface {
+	io.ReadWriter
+	Ready() wire.Ready
+	// Close kills the process, waits for it and says why it ended, with what it
+	// printed. Nil means that it ended by itself with status 0.
+	Close() error
+	// Violations names what it tried and may not.
+	Violations() []string
+}
+
+// Spawner starts run workers (law 17 of the design: directly, or through a
+// privileged spawner).
+type Spawner interface {
+	Spawn(ctx context.Context, dir string, cpu time.Duration) (Worker, error)
+}
+
+// Config wires a Runner. All fields are needed.
+type Config struct {
+	Store   *store.Store
+	Keys    *vault.Keyset
+	Shelf   *module.Shelf
+	Broker  *broker.Broker
+	Spawner Spawner
+	Policy  func() *grant.Policy
+	Now     func() time.Time
+	Log     *slog.Logger
+	// Workers bounds how many workers live at the same time.
+	Workers int
+}
+
+// Runner is safe for concurrent use.
+type Runner struct {
+	Config
+	ctx   context.Context
+	stop  context.CancelFunc
+	slots chan struct{}
+	all   sync.WaitGroup
+
+	mu     sync.Mutex
+	active map[host.RunID]*drive
+	feeds  map[host.RunID]*feed
+}
+
+// drive is one run that a goroutine is busy with.
+type drive struct {
+	again  bool // it was woken meanwhile
+	cancel context.CancelCauseFunc
+}
+
+// ErrCancelled is why a run ends that a person cancelled.
+var ErrCancelled = errors.New("a person cancelled the run")
+
+// New returns a runner that does nothing before Start.
+func New(c Config) *Runner {
+	ctx, stop := context.WithCancel(context.Background())
+	return &Runner{
+		Config: c, ctx: ctx, stop: stop, slots: make(chan struct{}, c.Workers),
+		active: map[host.RunID]*drive{}, feeds: map[host.RunID]*feed{},
+	}
+}
+
+// Start takes up every run that had not ended when the daemon stopped.
+func (r *Runner) Start() error {
+	open, err := r.open()
+	if err != nil {
+		return err
+	}
+	for _, run := range open {
+		if run.State != host.StateWaiting {
+			r.Wake(run.ID)
+		}
+	}
+	return r.Sweep()
+}
+
+func (r *Runner) open() (runs []store.Run, err error) {
+	err = r.Store.Read(r.ctx, func(tx *store.Tx) error {
+		runs, err = tx.OpenRuns()
+		return err
+	})
+	return runs, err
+}
+
+// Sweep wakes what has waited long enough: timers, expired approvals, new months,
+// and answered approvals whose wake-up a crash lost. It is level-triggered: calling
+// it too often is harmless.
+func (r *Runner) Sweep() error {
+	now := r.Now()
+	var expired []host.RunID
+	err := r.Store.Write(r.ctx, func(tx *store.Tx) (err error) {
+		expired, err = tx.Expired(now)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range expired {
+		r.Wake(id)
+	}
+	var due []host.RunID
+	err = r.Store.Read(r.ctx, func(tx *store.Tx) error {
+		runs, err := tx.OpenRuns()
+		if err != nil {
+			return err
+		}
+		answered := map[host.RunID]bool{}
+		for _, state := range []host.ApprovalState{host.ApprovalApproved, host.ApprovalRejected, host.ApprovalExpired} {
+			list, err := tx.Approvals(state)
+			if err != nil {
+				return err
+			}
+			for _, a := range list {
+				answered[a.Run] = true
+			}
+		}
+		for _, run := range runs {
+			timed := run.Wait != host.WaitApproval && !run.WakeAt.IsZero() && !now.Before(run.WakeAt)
+			if run.State == host.StateWaiting && (timed || run.Wait == host.WaitApproval && answered[run.ID] && r.answered(tx, run.ID)) {
+				due = append(due, run.ID)
+			}
+		}
+		return nil
+	})
+	for _, id := range due {
+		r.Wake(id)
+	}
+	return err
+}
+
+// answered reports whether the approval that a run waits for now is not pending.
+func (r *Runner) answered(tx *store.Tx, id host.RunID) bool {
+	list, err := tx.Approvals(host.ApprovalPending)
+	if err != nil {
+		return false
+	}
+	for _, a := range list {
+		if a.Run == id {
+			return false
+		}
+	}
+	return true
+}
+
+// WakeBudget wakes every run that waits for money.
+func (r *Runner) WakeBudget() error {
+	open, err := r.open()
+	for _, run := range open {
+		if run.State == host.StateWaiting && run.Wait == host.WaitBudget {
+			r.Wake(run.ID)
+		}
+	}
+	return err
+}
+
+// Wake lets a run go on, or start. It returns at once. A run that is driven already
+// is looked at once more when it parks.
+func (r *Runner) Wake(id host.RunID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return
+	}
+	if d := r.active[id]; d != nil {
+		d.again = true
+		return
+	}
+	ctx, cancel := context.WithCancelCause(r.ctx)
+	d := &drive{cancel: cancel}
+	r.active[id] = d
+	r.all.Add(1)
+	go func() {
+		defer r.all.Done()
+		defer cancel(nil)
+		for {
+			r.once(ctx, id)
+			r.mu.Lock()
+			again := d.again && ctx.Err() == nil
+			d.again = false
+			if !again {
+				delete(r.active, id)
+			}
+			r.mu.Unlock()
+			if !again {
+				return
+			}
+		}
+	}()
+}
+
+// once drives a run until it parks or ends.
+func (r *Runner) once(ctx context.Context, id host.RunID) {
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	case <-ctx.Done():
+		if errors.Is(context.Cause(ctx), ErrCancelled) {
+			r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+		}
+		return
+	}
+	err := r.run(ctx, id)
+	switch {
+	case err == nil, errors.Is(err, broker.ErrSuspended):
+	case errors.Is(context.Cause(ctx), ErrCancelled):
+		r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+	case r.ctx.Err() != nil: // the daemon stops: the next one goes on
+	default:
+		r.Log.Error("run failed", slog.String("run", string(id)), slog.String("error", err.Error()))
+		r.finish(id, nil, ending{state: host.StateFailed, failure: explain(err)})
+	}
+}
+
+// explain is what a person is told of an error that ended a run.
+func explain(err error) string {
+	if p := new(host.Problem); errors.As(err, &p) {
+		return p.Error()
+	}
+	return fmt.Sprintf("the host could not go on: %v", err)
+}
+
+// Cancel ends a run that has not ended.
+func (r *Runner) Cancel(id host.RunID) error {
+	r.mu.Lock()
+	d := r.active[id]
+	r.mu.Unlock()
+	if d != nil {
+		d.cancel(ErrCancelled)
+		return nil
+	}
+	return r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+}
+
+// Events returns what happened in a run after an event, for people.
+func (r *Runner) Events(id host.RunID, after int64) (list []host.Event, more <-chan struct{}, done bool) {
+	return r.feed(id).after(after)
+}
+
+func (r *Runner) feed(id host.RunID) *feed {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.feeds[id]
+	if f == nil {
+		f = newFeed(r.Now)
+		r.feeds[id] = f
+	}
+	return f
+}
+
+// Close stops every worker and waits. Runs stay as they are recorded.
+func (r *Runner) Close() {
+	r.stop()
+	r.all.Wait()
+}
