@@ -145,29 +145,39 @@ func Link(prev abi.Digest, r *store.Record) abi.Digest {
 	return abi.Digest(h.Sum(nil))
 }
 
-// VerifyChain recomputes a run's chain and returns the head after each record.
-func VerifyChain(r *store.Run, recs []store.Record) ([]abi.Digest, error) {
+// Heads recomputes a run's chain from what is stored now: the head after each
+// record, whatever the records say of themselves.
+func Heads(r *store.Run, recs []store.Record) []abi.Digest {
 	head := Genesis(r)
 	heads := make([]abi.Digest, len(recs))
 	for i := range recs {
-		if recs[i].Seq != int64(i)+1 {
-			return nil, fmt.Errorf("%w: record %d of %s is missing", ErrCorrupt, i+1, r.ID)
-		}
 		head = Link(head, &recs[i])
 		heads[i] = head
-		if head != recs[i].Chain {
-			return nil, fmt.Errorf("%w: record %d of %s was changed", ErrCorrupt, recs[i].Seq, r.ID)
+	}
+	return heads
+}
+
+// VerifyChain holds a run's records to each other and to the run's row.
+func VerifyChain(r *store.Run, recs []store.Record) error {
+	heads := Heads(r, recs)
+	last := Genesis(r)
+	for i := range recs {
+		if recs[i].Seq != int64(i)+1 {
+			return fmt.Errorf("%w: record %d of %s is missing", ErrCorrupt, i+1, r.ID)
+		}
+		if last = heads[i]; last != recs[i].Chain {
+			return fmt.Errorf("%w: record %d of %s was changed", ErrCorrupt, recs[i].Seq, r.ID)
 		}
 	}
-	if head != r.Chain || r.NextSeq != int64(len(recs))+1 {
-		return nil, fmt.Errorf("%w: the end of the journal of %s was changed", ErrCorrupt, r.ID)
+	if last != r.Chain || r.NextSeq != int64(len(recs))+1 {
+		return fmt.Errorf("%w: the end of the journal of %s was changed", ErrCorrupt, r.ID)
 	}
-	return heads, nil
+	return nil
 }
 
 // Open loads a run's journal and verifies it.
 func Open(r *store.Run, key *vault.RunKey, recs []store.Record) (*Log, error) {
-	if _, err := VerifyChain(r, recs); err != nil {
+	if err := VerifyChain(r, recs); err != nil {
 		return nil, err
 	}
 	l := &Log{run: r.ID, key: key, next: r.NextSeq, chain: r.Chain, entries: map[uint32]*Entry{}}

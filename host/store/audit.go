@@ -57,10 +57,11 @@ func (tx *Tx) PutCheckpoint(size int64, note []byte, now time.Time) error {
 }
 
 // LastCheckpoint returns the newest checkpoint, size 0 and nil if there is none.
-func (tx *Tx) LastCheckpoint() (size int64, note []byte, err error) {
-	err = tx.row(`SELECT size, note FROM audit_checkpoint WHERE ws = ? ORDER BY size DESC LIMIT 1`, tx.ws).Scan(&size, &note)
+func (tx *Tx) LastCheckpoint() (size int64, at time.Time, note []byte, err error) {
+	var ms int64
+	err = tx.row(`SELECT size, created_at, note FROM audit_checkpoint WHERE ws = ? ORDER BY size DESC LIMIT 1`, tx.ws).Scan(&size, &ms, &note)
 	if errors.Is(err, sql.ErrNoRows) {
-		return 0, nil, nil
+		return 0, at, nil, nil
 	}
-	return size, note, absent(err)
+	return size, fromMilli(ms), note, absent(err)
 }

@@ -1,0 +1,250 @@
+// Package config reads what people write: workspace.yaml and operator.yaml.
+//
+// It knows the two forms, refuses what it does not know, and says where. It must
+// not know how anything is enforced.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/grant"
+)
+
+// Workspace is workspace.yaml: what an admin of the workspace decides.
+type Workspace struct {
+	Version   int            `yaml:"version" json:"version" enum:"1" doc:"form of this file"`
+	Workspace host.Workspace `yaml:"workspace" json:"workspace" pattern:"^[a-z][a-z0-9-]{1,31}$" doc:"the workspace that this is for"`
+	CapUSD    string         `yaml:"cap_usd" json:"cap_usd" pattern:"^[0-9]{1,9}(\\.[0-9]{1,6})?$" doc:"monthly cap in dollars, as text"`
+	// Connectors are the folders and mailboxes that may be granted at all.
+	Connectors []Connector `yaml:"connectors,omitempty" json:"connectors,omitempty"`
+	Grants     []Grant     `yaml:"grants,omitempty" json:"grants,omitempty"`
+	Policies   []string    `yaml:"policies,omitempty" json:"policies,omitempty" doc:"Cedar files beside this one; they can only forbid"`
+}
+
+// Connector is one outside thing under a name of the workspace's own.
+type Connector struct {
+	Name string `yaml:"name" json:"name" pattern:"^[a-z][a-z0-9-]{0,31}$"`
+	Kind string `yaml:"kind" json:"kind" enum:"files" doc:"files: a folder of this machine"`
+	// Path must lie in a folder that the operator opened.
+	Path string `yaml:"path,omitempty" json:"path,omitempty" doc:"absolute path of the folder"`
+	// Internal says that members wrote what is in it. Without it, its text counts as
+	// anybody's.
+	Internal bool `yaml:"internal,omitempty" json:"internal,omitempty"`
+	// ModelMayRead lets a model at the operator's endpoint see what is in it.
+	ModelMayRead bool `yaml:"model_may_read,omitempty" json:"model_may_read,omitempty"`
+}
+
+// Grant is one line of the grant table.
+type Grant struct {
+	Skill     string      `yaml:"skill" json:"skill" doc:"name of a pushed skill; the grant is bound to its module of this moment"`
+	Operation string      `yaml:"operation" json:"operation"`
+	Resource  abi.Pattern `yaml:"resource" json:"resource"`
+	Gate      grant.Gate  `yaml:"gate,omitempty" json:"gate,omitempty" enum:"ask,deny" doc:"narrows what the operation's effect says"`
+}
+
+// Operator is operator.yaml: what only the operator decides. It is read from disk
+// and the environment, never from the API.
+type Operator struct {
+	Version int `yaml:"version"`
+	// Owner is minted at the first start.
+	Owner Owner `yaml:"owner"`
+	// Folders are the absolute paths in which a workspace's folders may lie.
+	Folders []string  `yaml:"folders,omitempty"`
+	Mail    Mail      `yaml:"mail,omitempty"`
+	Model   Model     `yaml:"model,omitempty"`
+	HTTP    HTTP      `yaml:"http,omitempty"`
+	Ceiling []Ceiling `yaml:"ceilings,omitempty"`
+	// Workers bounds how many runs are busy at the same time, 0 means 4.
+	Workers int `yaml:"workers,omitempty"`
+	// Listen is a loopback address for the API, besides the socket.
+	Listen string `yaml:"listen,omitempty"`
+}
+
+// Owner is the first person of the workspace.
+type Owner struct {
+	Name  string `yaml:"name"`
+	Email string `yaml:"email"`
+}
+
+// Ceiling is the most that a workspace may grant.
+type Ceiling = grant.Ceiling
+
+// Mail says how mail leaves. Without a server it goes into a Maildir.
+type Mail struct {
+	From    string `yaml:"from,omitempty"`
+	Maildir string `yaml:"maildir,omitempty"` // absolute path; empty: <workspace>/Maildir
+	SMTP    string `yaml:"smtp,omitempty"`    // host:port
+	User    string `yaml:"user,omitempty"`
+	// PasswordFile holds the password; the environment's MONROE_SMTP_PASSWORD wins.
+	PasswordFile string `yaml:"password_file,omitempty"`
+	ImplicitTLS  bool   `yaml:"implicit_tls,omitempty"`
+	PlainText    bool   `yaml:"plain_text,omitempty"`
+}
+
+// Model is the endpoint that llm.chat uses.
+type Model struct {
+	BaseURL string `yaml:"base_url,omitempty"` // empty: OpenRouter
+	// KeyFile holds the key; the environment's OPENROUTER_API_KEY or MONROE_MODEL_KEY wins.
+	KeyFile string  `yaml:"key_file,omitempty"`
+	Default string  `yaml:"default,omitempty"`
+	Allowed []Price `yaml:"allowed,omitempty"`
+	// Private lets the endpoint be an address that is not public, such as an Ollama on
+	// this machine.
+	Private bool `yaml:"private,omitempty"`
+}
+
+// Price is one allowed model. Prices are dollars for a million tokens, as text.
+type Price struct {
+	Model     string `yaml:"model"`
+	InputUSD  string `yaml:"input_usd_per_million"`
+	OutputUSD string `yaml:"output_usd_per_million"`
+	MaxOutput int64  `yaml:"max_output_tokens"`
+}
+
+// HTTP opens single private addresses to http.fetch, as host:port.
+type HTTP struct {
+	Private []string `yaml:"private,omitempty"`
+}
+
+func problem(code, format string, args ...any) error {
+	return &host.Problem{Kind: host.ErrInvalid, Code: code, Detail: fmt.Sprintf(format, args...), Remedy: "correct the file and apply it again; nothing was changed"}
+}
+
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+// ParseWorkspace reads and checks workspace.yaml. Unknown keys are refused.
+func ParseWorkspace(text []byte) (*Workspace, error) {
+	var w Workspace
+	if err := strict(text, &w); err != nil {
+		return nil, problem("CONFIG_SYNTAX", "workspace.yaml: %v", err)
+	}
+	if w.Version != 1 {
+		return nil, problem("CONFIG_VERSION", "workspace.yaml: version is %d, this host reads version 1", w.Version)
+	}
+	if err := w.Workspace.Check(); err != nil {
+		return nil, problem("CONFIG_WORKSPACE", "workspace.yaml: %v", err)
+	}
+	if _, err := ParseUSD(w.CapUSD); err != nil {
+		return nil, problem("CONFIG_CAP", "workspace.yaml: cap_usd: %v", err)
+	}
+	seen := map[string]bool{}
+	for _, c := range w.Connectors {
+		switch {
+		case !nameForm.MatchString(c.Name):
+			return nil, problem("CONFIG_CONNECTOR", "connectors: name %q: a lower-case letter, then letters, digits or -", c.Name)
+		case seen[c.Name]:
+			return nil, problem("CONFIG_CONNECTOR", "connectors: %q occurs twice", c.Name)
+		case c.Kind != "files":
+			return nil, problem("CONFIG_CONNECTOR", "connectors: %s: kind %q is not known; files is", c.Name, c.Kind)
+		case !filepath.IsAbs(c.Path) || filepath.Clean(c.Path) != c.Path:
+			return nil, problem("CONFIG_CONNECTOR", "connectors: %s: path %q is not a clean absolute path", c.Name, c.Path)
+		}
+		seen[c.Name] = true
+	}
+	for i, g := range w.Grants {
+		if g.Skill == "" || g.Operation == "" {
+			return nil, problem("CONFIG_GRANT", "grants: line %d needs a skill and an operation", i+1)
+		}
+		if err := abi.CheckPattern(g.Resource); err != nil {
+			return nil, problem("CONFIG_GRANT", "grants: line %d: %v", i+1, err)
+		}
+		if g.Gate != grant.GateDefault && g.Gate != grant.GateAsk && g.Gate != grant.GateDeny {
+			return nil, problem("CONFIG_GRANT", "grants: line %d: gate %q: leave it out, or write ask or deny", i+1, g.Gate)
+		}
+	}
+	for _, p := range w.Policies {
+		if p == "" || filepath.Base(p) != p || !strings.HasSuffix(p, ".cedar") {
+			return nil, problem("CONFIG_POLICY", "policies: %q is not the name of a .cedar file beside workspace.yaml", p)
+		}
+	}
+	return &w, nil
+}
+
+// ReadOperator reads operator.yaml. A missing file is an empty one.
+func ReadOperator(path string) (*Operator, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		b, err = []byte("version: 1\n"), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("operator.yaml: %w", err)
+	}
+	var o Operator
+	if err := strict(b, &o); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if o.Version != 1 {
+		return nil, fmt.Errorf("%s: version is %d, this host reads version 1", path, o.Version)
+	}
+	for _, f := range o.Folders {
+		if !filepath.IsAbs(f) || filepath.Clean(f) != f {
+			return nil, fmt.Errorf("%s: folders: %q is not a clean absolute path", path, f)
+		}
+	}
+	if o.Owner.Name == "" {
+		o.Owner.Name = "Owner"
+	}
+	if o.Owner.Email == "" {
+		o.Owner.Email = "owner@localhost"
+	}
+	if o.Workers == 0 {
+		o.Workers = 4
+	}
+	return &o, nil
+}
+
+// strict decodes one YAML document and refuses unknown keys.
+func strict(text []byte, v any) error {
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	if err := d.Decode(v); err != nil {
+		if errors.Is(err, io.EOF) {
+			return errors.New("it is empty")
+		}
+		return err
+	}
+	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return errors.New("it holds more than one document")
+	}
+	return nil
+}
+
+// ParseUSD reads dollars, such as "5" or "0.25", exactly.
+func ParseUSD(s string) (abi.MicroUSD, error) {
+	n, err := decimal(s, 6)
+	return abi.MicroUSD(n), err
+}
+
+// ParsePrice reads dollars for a million units, exactly: a millionth of that is a
+// unit's price.
+func ParsePrice(s string) (abi.PicoUSD, error) {
+	n, err := decimal(s, 6)
+	return abi.PicoUSD(n), err
+}
+
+var decimalForm = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,6})?$`)
+
+// decimal reads a number without sign as an integer of 10^-digits.
+func decimal(s string, digits int) (int64, error) {
+	if !decimalForm.MatchString(s) {
+		return 0, fmt.Errorf("%q is not an amount such as 5 or 0.25", s)
+	}
+	r, ok := new(big.Rat).SetString(s)
+	if !ok {
+		return 0, fmt.Errorf("%q is not an amount such as 5 or 0.25", s)
+	}
+	r.Mul(r, new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(digits)), nil)))
+	return r.Num().Int64(), nil
+}

@@ -1,0 +1,202 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/approval"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/store"
+)
+
+func (w *Workspace) openApproval(a *store.Approval) (approval.Detail, error) {
+	return approval.Open(w.keys, a)
+}
+
+// Approval implements api.Backend.
+func (w *Workspace) Approval(ctx context.Context, _ host.Caller, id host.ApprovalID) (v api.ApprovalView, err error) {
+	var row store.Approval
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		row, err = tx.Approval(id)
+		return err
+	})
+	if err != nil {
+		return v, noApproval(err)
+	}
+	d, err := w.openApproval(&row)
+	if err != nil {
+		return v, err
+	}
+	return api.ApprovalView{Approval: row.Approval, Preview: d.Preview, Readers: d.Readers, Origins: d.Label.Origins, Label: d.Label.String()}, nil
+}
+
+func noApproval(err error) error {
+	if errors.Is(err, host.ErrNotFound) {
+		return &host.Problem{Kind: host.ErrNotFound, Code: "APPROVAL", Detail: "there is no such approval", Remedy: "monroe approvals list shows what waits"}
+	}
+	return err
+}
+
+// Decide implements api.Backend.
+func (w *Workspace) Decide(ctx context.Context, c host.Caller, id host.ApprovalID, yes bool, digest string) (a host.Approval, err error) {
+	if c.Role == host.RoleViewer {
+		return a, &host.Problem{Kind: host.ErrForbidden, Code: "ROLE", Detail: "a viewer cannot answer approvals", Remedy: "ask a member"}
+	}
+	now := w.Now()
+	err = w.store.Write(ctx, func(tx *store.Tx) error {
+		if a, err = approval.Answer(tx, w.keys, id, c, yes, digest, now); err != nil {
+			return err
+		}
+		run, err := tx.Run(a.Run)
+		if err != nil {
+			return err
+		}
+		_, err = audit.Append(tx, audit.Leaf{
+			TimeMS: now.UnixMilli(), Kind: audit.KindApproval, Run: a.Run, Call: a.Call, Who: c.ID, Skill: run.Skill, Module: run.Module.String(),
+			Operation: a.Operation, Effect: a.Effect, Verdict: string(a.State), Approval: a.ID,
+		})
+		return err
+	})
+	if err != nil {
+		return a, noApproval(err)
+	}
+	w.runner.Wake(a.Run)
+	return a, nil
+}
+
+// checkpoint signs the log if it grew and the last checkpoint is old enough.
+func (w *Workspace) checkpoint(ctx context.Context, every time.Duration) error {
+	var due bool
+	now := w.Now()
+	err := w.store.Read(ctx, func(tx *store.Tx) error {
+		n, err := tx.LeafCount()
+		if err != nil {
+			return err
+		}
+		size, at, _, err := tx.LastCheckpoint()
+		due = n > size && now.Sub(at) >= every
+		return err
+	})
+	if err != nil || !due {
+		return err
+	}
+	_, err = w.sign(ctx)
+	return err
+}
+
+// sign makes and stores a checkpoint of the log as it is.
+func (w *Workspace) sign(ctx context.Context) (note []byte, err error) {
+	signer, err := w.keys.Signer()
+	if err != nil {
+		return nil, err
+	}
+	err = w.store.Write(ctx, func(tx *store.Tx) error {
+		n, err := tx.LeafCount()
+		if err != nil {
+			return err
+		}
+		size, _, last, err := tx.LastCheckpoint()
+		if err != nil || size == n {
+			note = last
+			return err
+		}
+		if note, err = audit.Checkpoint(tx, n, signer); err != nil {
+			return err
+		}
+		return tx.PutCheckpoint(n, note, w.Now())
+	})
+	return note, err
+}
+
+// Audit implements api.Backend.
+func (w *Workspace) Audit(ctx context.Context, _ host.Caller, from int64, limit int) (v api.AuditView, err error) {
+	note, err := w.sign(ctx)
+	if err != nil {
+		return v, err
+	}
+	v = api.AuditView{Checkpoint: string(note), Verifier: w.keys.Verifier(), Leaves: []api.AuditLeaf{}}
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		bodies, err := tx.Leaves(from, limit)
+		if err != nil {
+			return err
+		}
+		chains := map[host.RunID]map[int64]string{}
+		for i, b := range bodies {
+			v.Leaves = append(v.Leaves, api.AuditLeaf{Index: from + int64(i), Body: b})
+			l, err := audit.ParseLeaf(b)
+			if err != nil || l.Run == "" || l.Chain == "" {
+				continue // a verifier finds what is wrong with it
+			}
+			if chains[l.Run] == nil {
+				if chains[l.Run], err = heads(tx, l.Run); err != nil {
+					return err
+				}
+			}
+			v.Journal = append(v.Journal, api.JournalChain{Run: l.Run, Seq: l.Seq, Head: chains[l.Run][l.Seq]})
+		}
+		return nil
+	})
+	return v, err
+}
+
+// heads recomputes a run's chain from what is stored now, by record.
+func heads(tx *store.Tx, id host.RunID) (map[int64]string, error) {
+	m := map[int64]string{}
+	run, err := tx.Run(id)
+	if errors.Is(err, host.ErrNotFound) {
+		return m, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	recs, err := tx.Records(id)
+	if err != nil {
+		return nil, err
+	}
+	m[0] = journal.Genesis(&run).String()
+	for i, h := range journal.Heads(&run, recs) {
+		m[recs[i].Seq] = h.String()
+	}
+	return m, nil
+}
+
+// Doctor implements api.Backend.
+func (w *Workspace) Doctor(ctx context.Context, _ host.Caller) (api.DoctorView, error) {
+	now := w.Now()
+	v := api.DoctorView{Time: now.UTC(), OK: true}
+	add := func(name string, err error, detail, remedy string) {
+		c := api.DoctorCheck{Name: name, OK: err == nil, Detail: detail}
+		if err != nil {
+			c.Detail, c.Remedy, v.OK = err.Error(), remedy, false
+		}
+		v.Checks = append(v.Checks, c)
+	}
+	add("confinement", nil, w.Confinement, "")
+	start := time.Now()
+	err := w.store.Write(ctx, func(tx *store.Tx) error { return tx.Touch() })
+	add("store", err, fmt.Sprintf("one durable commit took %s", time.Since(start).Round(10*time.Microsecond)), "look at the disk: space, permissions, errors")
+	err = nil
+	var names []string
+	for _, op := range w.world.Operations() {
+		names = append(names, op.Name)
+	}
+	add("connectors", err, strings.Join(names, ", "), "")
+	for _, f := range []string{"keyset.json", "owner.token", "monroe.db"} {
+		st, err := os.Stat(filepath.Join(w.Dir, f))
+		if err == nil && st.Mode().Perm()&0o077 != 0 {
+			err = fmt.Errorf("%s is readable by others (mode %04o)", f, st.Mode().Perm())
+		}
+		add("file "+f, err, "only the owner can read it", "chmod 600 "+filepath.Join(w.Dir, f))
+	}
+	spent, err := w.Spend(ctx, host.Caller{})
+	add("spend", err, fmt.Sprintf("%s: settled %d and reserved %d of %d micro-USD", spent.Period, spent.Settled, spent.Reserved, spent.CapMicro), "")
+	return v, nil
+}

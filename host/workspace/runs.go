@@ -1,0 +1,286 @@
+package workspace
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/spend"
+	"github.com/getmonroe/monroe/host/store"
+)
+
+// defaultBudget is a run's ceiling where nobody names one.
+const defaultBudget = abi.USD
+
+// history is how many earlier runs an estimate looks at.
+const history = 50
+
+// Estimate implements api.Backend.
+func (w *Workspace) Estimate(ctx context.Context, _ host.Caller, skill string) (host.Estimate, error) {
+	m, manifest, err := w.module(ctx, skill)
+	if err != nil {
+		return host.Estimate{}, err
+	}
+	var e host.Estimate
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		e, err = w.estimate(tx, m.SHA256, manifest, defaultBudget)
+		return err
+	})
+	return e, err
+}
+
+// estimate is the history of the same module under a ceiling: what is asked for,
+// what is left of the month, or nothing for a skill that cannot spend.
+func (w *Workspace) estimate(tx *store.Tx, module abi.Digest, manifest *abi.Manifest, want abi.MicroUSD) (host.Estimate, error) {
+	ceiling := abi.MicroUSD(0)
+	for _, u := range manifest.Operations {
+		if u.Effect == abi.EffectMetered || u.Effect == abi.EffectPay {
+			ceiling = want
+		}
+	}
+	costs, err := tx.Costs(module, history)
+	return spend.Estimate(costs, ceiling), err
+}
+
+// StartRun implements api.Backend.
+func (w *Workspace) StartRun(ctx context.Context, c host.Caller, in api.StartInput) (host.Run, error) {
+	m, manifest, err := w.module(ctx, in.Skill)
+	if err != nil {
+		return host.Run{}, err
+	}
+	budget := defaultBudget
+	if in.MaxUSD != "" {
+		if budget, err = config.ParseUSD(in.MaxUSD); err != nil {
+			return host.Run{}, &host.Problem{Kind: host.ErrInvalid, Code: "MAX_USD", Detail: err.Error(), Remedy: "give dollars as text, such as 0.50"}
+		}
+	}
+	input := []byte("null")
+	if len(in.Input) > 0 {
+		if input, err = abi.Canonical(in.Input); err != nil {
+			return host.Run{}, &host.Problem{Kind: host.ErrInvalid, Code: "INPUT", Detail: err.Error(), Remedy: "the input is JSON with integers only"}
+		}
+	}
+	if len(input) > abi.MaxInput {
+		return host.Run{}, &host.Problem{Kind: host.ErrTooLarge, Code: "INPUT_SIZE", Detail: fmt.Sprintf("the input has %d bytes, at most %d are allowed", len(input), abi.MaxInput)}
+	}
+	now := w.Now()
+	row := store.Run{Run: host.Run{
+		ID: host.RunID(host.NewID("run", now)), Workspace: w.Name, Skill: in.Skill, OnBehalfOf: c.Principal, Attended: true,
+		Module: m.SHA256, Image: m.Image, State: host.StateQueued, CreatedAt: now.UTC(), Label: inputLabel(input),
+	}, Engine: m.Engine, ManifestSHA256: sha256.Sum256([]byte(m.Manifest))}
+	row.Root = row.ID
+	start := runner.Start{Limits: manifest.Limits.Or(abi.DefaultLimits()).Min(abi.DefaultLimits()), Seed: make([]byte, 32), TimeNS: now.UnixNano(), Input: input}
+	_, _ = rand.Read(start.Seed) // never fails (crypto/rand)
+	if err := w.sealStart(&row, start); err != nil {
+		return host.Run{}, err
+	}
+	err = w.store.Write(ctx, func(tx *store.Tx) error {
+		cfg, err := tx.Workspace()
+		if err != nil {
+			return err
+		}
+		row.ConfigSHA256 = sha256.Sum256([]byte(cfg.Config))
+		if row.Estimate, err = w.estimate(tx, m.SHA256, manifest, budget); err != nil {
+			return err
+		}
+		row.Budget = row.Estimate.Ceiling
+		row.Chain = journal.Genesis(&row)
+		if err := tx.InsertRun(row); err != nil {
+			return err
+		}
+		_, err = audit.Append(tx, audit.Leaf{
+			TimeMS: now.UnixMilli(), Kind: audit.KindStart, Run: row.ID, Who: c.ID, Skill: in.Skill, Module: m.SHA256.String(), Reserved: row.Budget, Chain: row.Chain.String(),
+		})
+		return err
+	})
+	if err != nil {
+		return host.Run{}, err
+	}
+	w.runner.Wake(row.ID)
+	return row.Run, nil
+}
+
+func (w *Workspace) sealStart(row *store.Run, start runner.Start) error {
+	key, wrapped, err := w.keys.NewRunKey(row.ID)
+	if err != nil {
+		return err
+	}
+	s, err := json.Marshal(start)
+	if err != nil {
+		return err
+	}
+	l, err := json.Marshal(row.Label)
+	if err != nil {
+		return err
+	}
+	var e1, e2 error
+	row.Key = wrapped
+	row.Start, e1 = key.Seal(runner.StartSlot(row.ID), s)
+	row.StartLabel, e2 = key.Seal(runner.LabelSlot(row.ID), l)
+	return errors.Join(e1, e2)
+}
+
+var urlHost = regexp.MustCompile(`https?://([A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?)`)
+
+// inputLabel is that of words that an authenticated person typed for this run. The
+// workspace and its model may read them, and so may the hosts that they name: a
+// person who writes down an address is content that it is asked.
+func inputLabel(input []byte) label.Set {
+	names := []string{"workspace", "model"}
+	for _, m := range urlHost.FindAllSubmatch(input, 32) {
+		names = append(names, "host:"+strings.ToLower(string(m[1])))
+	}
+	return label.Set{Integrity: label.User, Readers: label.Only(names...)}
+}
+
+// Runs implements api.Backend.
+func (w *Workspace) Runs(ctx context.Context, _ host.Caller, limit int) (list []host.Run, err error) {
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		rows, err := tx.Runs(limit)
+		for i := range rows {
+			list = append(list, rows[i].Run)
+		}
+		return err
+	})
+	return list, err
+}
+
+func noRun(err error) error {
+	if errors.Is(err, host.ErrNotFound) {
+		return &host.Problem{Kind: host.ErrNotFound, Code: "RUN", Detail: "there is no such run", Remedy: "monroe runs list shows the runs"}
+	}
+	return err
+}
+
+// Run implements api.Backend.
+func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v api.RunView, err error) {
+	var row store.Run
+	var recs []store.Record
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		if row, err = tx.Run(id); err != nil {
+			return err
+		}
+		recs, err = tx.Records(id)
+		return err
+	})
+	if err != nil {
+		return v, noRun(err)
+	}
+	key, err := w.keys.OpenRunKey(id, row.Key)
+	if err != nil {
+		return v, err
+	}
+	log, err := journal.Open(&row, key, recs)
+	if err != nil {
+		return v, err
+	}
+	v = api.RunView{Run: row.Run, Module: row.Module.String(), Log: broker.Views(log.Entries())}
+	if row.Result == nil {
+		return v, nil
+	}
+	result, err := key.Open(runner.ResultSlot(id), row.Result)
+	if err != nil {
+		return v, err
+	}
+	lab, err := key.Open(runner.ResultLabelSlot(id), row.ResultLabel)
+	if err != nil {
+		return v, err
+	}
+	var l label.Set
+	if err := json.Unmarshal(lab, &l); err != nil {
+		return v, err
+	}
+	if !label.Only("workspace").Within(l.Readers) { // law 10: the API filters by reader
+		v.Result = json.RawMessage(`{"withheld":"the result holds what not every member may read"}`)
+		return v, nil
+	}
+	v.Result = result
+	if !json.Valid(result) { // a guest may write anything
+		if v.Result, err = json.Marshal(string(result)); err != nil {
+			return v, err
+		}
+	}
+	return v, nil
+}
+
+// CancelRun implements api.Backend.
+func (w *Workspace) CancelRun(ctx context.Context, c host.Caller, id host.RunID) error {
+	row, err := w.row(ctx, id)
+	if err != nil {
+		return err
+	}
+	if row.OnBehalfOf.ID != c.ID && admin(c) != nil {
+		return admin(c)
+	}
+	if row.State.Ended() {
+		return &host.Problem{Kind: host.ErrConflict, Code: "RUN_ENDED", Detail: fmt.Sprintf("the run is %s already", row.State)}
+	}
+	return w.runner.Cancel(id)
+}
+
+func (w *Workspace) row(ctx context.Context, id host.RunID) (row store.Run, err error) {
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		row, err = tx.Run(id)
+		return err
+	})
+	return row, noRun(err)
+}
+
+// Events implements api.Backend. Events live in memory: for a run that ended before
+// this daemon started, the end alone is told.
+func (w *Workspace) Events(ctx context.Context, _ host.Caller, id host.RunID, after int64) ([]host.Event, <-chan struct{}, bool, error) {
+	row, err := w.row(ctx, id)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	list, more, done := w.runner.Events(id, after)
+	if row.State.Ended() && !done {
+		if list2, _, done2 := w.runner.Events(id, after); done2 { // it ended between the two looks
+			return list2, more, true, nil
+		}
+		end := host.Event{Seq: after + int64(len(list)) + 1, Time: row.EndedAt, Kind: host.EventState, State: row.State, Text: string(row.State)}
+		return append(list, end), more, true, nil
+	}
+	return list, more, done, nil
+}
+
+// Approvals implements api.Backend.
+func (w *Workspace) Approvals(ctx context.Context, _ host.Caller, state host.ApprovalState) (list []host.Approval, err error) {
+	var rows []store.Approval
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		rows, err = tx.Approvals(state)
+		return err
+	})
+	for i := range rows {
+		if _, err := w.openApproval(&rows[i]); err != nil {
+			return nil, err
+		}
+		list = append(list, rows[i].Approval)
+	}
+	return list, err
+}
+
+// Spend implements api.Backend.
+func (w *Workspace) Spend(ctx context.Context, _ host.Caller) (v api.SpendView, err error) {
+	period := spend.Period(w.Now())
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		t, err := tx.SpendTotal(store.PeriodScope(period))
+		v = api.SpendView{Period: period, CapMicro: int64(w.currentRules().Cap), Settled: int64(t.Settled), Reserved: int64(t.Reserved)}
+		return err
+	})
+	return v, err
+}

@@ -1,0 +1,251 @@
+// Package workspace is one workspace as a whole: what the API asks of the daemon,
+// carried out on the rooms below.
+//
+// Laws, each with a test:
+//
+//  1. Configuration changes as a whole or not at all, and only by an admin.
+//  2. A grant is bound to the module that a name stands for at that moment.
+//  3. The first owner's token is written once, for the owner alone to read.
+//  4. A result is shown only to those whom its label lets read it.
+//
+// It knows which room does what. It must not know HTTP, concrete connectors or the
+// sandbox.
+package workspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/module"
+	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
+)
+
+// Config wires a Workspace.
+type Config struct {
+	Name     host.Workspace
+	Dir      string // absolute; the workspace's own directory, mode 0700
+	Operator *config.Operator
+	// World builds the connectors for a configuration.
+	World    func(*config.Workspace) (broker.World, error)
+	Compiler module.Compiler
+	Spawner  runner.Spawner
+	// Confinement names the walls around guests, for people.
+	Confinement string
+	Now         func() time.Time
+	Log         *slog.Logger
+}
+
+// Workspace is open until Close. It is safe for concurrent use.
+type Workspace struct {
+	Config
+	store  *store.Store
+	keys   *vault.Keyset
+	shelf  *module.Shelf
+	broker *broker.Broker
+	runner *runner.Runner
+	world  *world
+	rules  atomic.Pointer[broker.Rules]
+	owner  host.Principal
+
+	apply sync.Mutex // one change of configuration at a time
+}
+
+// Open takes the workspace over and goes on with its runs.
+func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
+	if err := c.Name.Check(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("workspace: %w", err)
+	}
+	if err := os.Chmod(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("workspace: %w", err)
+	}
+	w := &Workspace{Config: c, world: &world{}}
+	holder := fmt.Sprintf("monroed pid %d since %s", os.Getpid(), c.Now().UTC().Format(time.RFC3339))
+	if w.store, err = store.Open(ctx, filepath.Join(c.Dir, "monroe.db"), c.Name, holder, c.Now()); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.store.Close())
+		}
+	}()
+	if w.keys, err = vault.OpenKeyset(filepath.Join(c.Dir, "keyset.json"), c.Name); err != nil {
+		return nil, err
+	}
+	if err := w.seed(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.load(ctx); err != nil {
+		return nil, err
+	}
+	if w.shelf, err = module.NewShelf(filepath.Join(c.Dir, "modules"), w.keys, w.store, c.Compiler); err != nil {
+		return nil, err
+	}
+	w.broker = broker.New(broker.Config{Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now})
+	w.runner = runner.New(runner.Config{
+		Store: w.store, Keys: w.keys, Shelf: w.shelf, Broker: w.broker, Spawner: c.Spawner, Now: c.Now, Log: c.Log, Workers: max(c.Operator.Workers, 1),
+	})
+	return w, w.runner.Start()
+}
+
+func (w *Workspace) currentRules() broker.Rules { return *w.rules.Load() }
+
+// tokenLife is how long the first owner's token lasts.
+const tokenLife = 10 * 365 * 24 * time.Hour
+
+// seed mints the owner and an empty configuration at the first start.
+func (w *Workspace) seed(ctx context.Context) error {
+	now := w.Now()
+	var first bool
+	err := w.store.Read(ctx, func(tx *store.Tx) error {
+		list, err := tx.Principals()
+		first = len(list) == 0
+		for _, p := range list {
+			if p.Role == host.RoleOwner && w.owner.ID == "" {
+				w.owner = p
+			}
+		}
+		return err
+	})
+	if err != nil || !first {
+		return err
+	}
+	w.owner = host.Principal{
+		ID: host.PrincipalID(host.NewID("prin", now)), Name: w.Operator.Owner.Name, Email: w.Operator.Owner.Email, Role: host.RoleOwner,
+	}
+	text, hash := vault.NewToken()
+	tok := store.Token{
+		ID: host.TokenID(host.NewID("tok", now)), Principal: w.owner.ID, Hash: hash, ExpiresAt: now.Add(tokenLife),
+		Scopes: []host.TokenScope{host.ScopeRead, host.ScopeRun, host.ScopeApprove, host.ScopeAdmin},
+	}
+	// The file first: a token that nobody can read is worse than one that opens
+	// nothing yet.
+	path := filepath.Join(w.Dir, "owner.token")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("workspace: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("workspace: %w", err)
+	}
+	_, err = f.WriteString(text + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("workspace: %w", err)
+	}
+	empty := fmt.Sprintf("version: 1\nworkspace: %s\ncap_usd: \"0\"\n", w.Name)
+	return w.store.Write(ctx, func(tx *store.Tx) error {
+		if err := errors.Join(tx.PutPrincipal(w.owner, now), tx.PutToken(tok, now)); err != nil {
+			return err
+		}
+		if _, err := tx.PutWorkspace(store.Workspace{Config: empty, Policies: map[string]string{}}, now); err != nil {
+			return err
+		}
+		_, err := audit.Append(tx, audit.Leaf{TimeMS: now.UnixMilli(), Kind: audit.KindAdmin, Who: w.owner.ID, Detail: "workspace created, owner's token minted"})
+		return err
+	})
+}
+
+// load puts the stored configuration in force.
+func (w *Workspace) load(ctx context.Context) error {
+	var row store.Workspace
+	var grants []store.Grant
+	err := w.store.Read(ctx, func(tx *store.Tx) (err error) {
+		if row, err = tx.Workspace(); err != nil {
+			return err
+		}
+		grants, err = tx.Grants()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	cfg, err := config.ParseWorkspace([]byte(row.Config))
+	if err != nil {
+		return err
+	}
+	built, err := w.World(cfg)
+	if err != nil {
+		return err
+	}
+	policy, err := grant.Compile(row.Version, toGrants(grants), w.Operator.Ceiling, row.Policies)
+	if err != nil {
+		return err
+	}
+	w.put(built, broker.Rules{Policy: policy, Cap: row.Cap, Owner: w.owner.Email})
+	return nil
+}
+
+func (w *Workspace) put(built broker.World, r broker.Rules) {
+	w.world.current.Store(&built)
+	w.rules.Store(&r)
+}
+
+func toGrants(rows []store.Grant) []grant.Grant {
+	list := make([]grant.Grant, len(rows))
+	for i, g := range rows {
+		list[i] = grant.Grant{ID: g.ID, Skill: g.Skill, Module: g.Module, Operation: g.Operation, Resource: g.Resource, Gate: grant.Gate(g.Gate)}
+	}
+	return list
+}
+
+// Sweep wakes what has waited long enough and signs a checkpoint if the log grew.
+// The daemon calls it every second.
+func (w *Workspace) Sweep(ctx context.Context) error {
+	return errors.Join(w.runner.Sweep(), w.checkpoint(ctx, checkpointEvery))
+}
+
+const checkpointEvery = 30 * time.Second
+
+// Failed is closed when the store can no longer be written: the daemon must stop.
+func (w *Workspace) Failed() <-chan struct{} { return w.store.Failed() }
+
+// Close stops every run where it is recorded and gives the workspace up.
+func (w *Workspace) Close() error {
+	w.runner.Close()
+	return errors.Join(w.checkpoint(context.Background(), 0), w.store.Close())
+}
+
+// world lets the configuration change the connectors while calls are under way: a
+// call keeps the world it was planned in only through its frozen bytes.
+type world struct {
+	current atomic.Pointer[broker.World]
+}
+
+func (w *world) now() broker.World { return *w.current.Load() }
+
+func (w *world) Operations() []connectors.Operation { return w.now().Operations() }
+func (w *world) Pinned(op string) abi.Digest        { return w.now().Pinned(op) }
+func (w *world) Plan(ctx context.Context, c connectors.Call) (connectors.Plan, *abi.Denial) {
+	return w.now().Plan(ctx, c)
+}
+
+func (w *world) Perform(ctx context.Context, p grant.Permit, c connectors.Call, plan connectors.Plan, emit func(string)) broker.Outcome {
+	return w.now().Perform(ctx, p, c, plan, emit)
+}
+
+func (w *world) Preview(op string, p connectors.Plan) host.Preview { return w.now().Preview(op, p) }
+
+// inside reports whether path lies in dir or is dir.
+func inside(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
