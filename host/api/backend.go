@@ -1,14 +1,7 @@
-// Package api serves the workspace over HTTP: REST with OpenAPI 3.1, problems of
-// RFC 9457 and server-sent events. It is the only way in for people and programs.
+// Package api is what the workspace tells and is told over HTTP: the views, and the
+// Backend that fills them. Package rest serves it, package client calls it.
 //
-// Laws, each with a test:
-//
-//  1. Every request bears a token; a socket gives no identity (law 12).
-//  2. No token, key or secret is ever in an answer.
-//  3. What a caller may not see looks as if it did not exist.
-//
-// It knows HTTP, callers and their scopes. It must not know connectors, the
-// sandbox, SQL or how a decision is made.
+// It knows shapes. It must not know HTTP, connectors, the sandbox or SQL.
 package api
 
 import (
@@ -151,3 +144,17 @@ type DoctorCheck struct {
 	Detail string `json:"detail"`
 	Remedy string `json:"remedy,omitempty"`
 }
+
+// Decision answers an approval.
+type Decision struct {
+	Decision Answer `json:"decision" enum:"approve,reject"`
+	Digest   string `json:"digest" doc:"the digest that was shown; a decision about another one is refused"`
+}
+
+// Answer is a person's word.
+type Answer string
+
+const (
+	Approve Answer = "approve"
+	Reject  Answer = "reject"
+)
