@@ -31,7 +31,11 @@ func (r *Run) Files(folder string) Folder { return Folder{r, folder} }
 type FilesArgs struct {
 	Folder string `json:"folder"`
 	Path   string `json:"path"`
+	Max    int    `json:"max,omitempty"` // files.list: entries at most, up to MaxEntries
 }
+
+// MaxEntries is the longest listing.
+const MaxEntries = 2000
 
 // Entry is one file of a listing.
 type Entry struct {
@@ -70,14 +74,14 @@ func (f *File) Bytes() ([]byte, error) {
 // List returns every file below path; "." is the whole folder.
 func (f Folder) List(path string) (Listing, error) {
 	var out Listing
-	err := f.r.Tool(FilesList, FilesArgs{f.name, path}, &out)
+	err := f.r.Tool(FilesList, FilesArgs{f.name, path, MaxEntries}, &out)
 	return out, err
 }
 
 // Read returns one file.
 func (f Folder) Read(path string) (File, error) {
 	var out File
-	err := f.r.Tool(FilesRead, FilesArgs{f.name, path}, &out)
+	err := f.r.Tool(FilesRead, FilesArgs{Folder: f.name, Path: path}, &out)
 	return out, err
 }
 

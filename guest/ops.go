@@ -99,7 +99,7 @@ func (k KV) Get(key string, v any) (bool, error) {
 
 // Put writes a value. Its numbers have to be integers, as everywhere in the ABI.
 func (k KV) Put(key string, v any) error {
-	raw, err := json.Marshal(v)
+	raw, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("kv.put: %s: %w", key, err)
 	}

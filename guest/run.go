@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -94,7 +95,7 @@ func (r *Run) Input(v any) error {
 
 // Result sets what the run returns. The last call counts.
 func (r *Run) Result(v any) error {
-	b, err := json.Marshal(v)
+	b, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("result: %w", err)
 	}
@@ -108,14 +109,14 @@ func (r *Run) Result(v any) error {
 // Call makes any request and reads its result into out, which may be nil. The
 // typed methods are built on it; use it for an op that this SDK does not know.
 func (r *Run) Call(op abi.Op, args, out any) error {
-	raw, err := json.Marshal(args)
+	raw, err := encode(args)
 	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	if string(raw) == "null" {
 		raw = nil
 	}
-	req, err := json.Marshal(abi.Request{Op: op, V: 1, Args: raw})
+	req, err := encode(abi.Request{Op: op, V: 1, Args: raw})
 	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
@@ -147,7 +148,7 @@ func (r *Run) Send(operation string, args, out any) error {
 }
 
 func (r *Run) operation(op abi.Op, operation string, args, out any) error {
-	raw, err := json.Marshal(args)
+	raw, err := encode(args)
 	if err == nil {
 		err = r.Call(op, abi.CallArgs{Operation: operation, Args: raw}, out)
 	}
@@ -155,4 +156,16 @@ func (r *Run) operation(op abi.Op, operation string, args, out any) error {
 		return fmt.Errorf("%s: %w", operation, err)
 	}
 	return nil
+}
+
+// encode is json.Marshal without the escapes for HTML, each of which would take
+// six bytes of a request that is bounded.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -69,6 +70,9 @@ func resourcesOf(name string, args json.RawMessage) ([]string, *abi.Denial) {
 		if d := abi.DecodeArgs(args, &a); d != nil {
 			return nil, d
 		}
+		if a.Max < 0 || a.Max > guest.MaxEntries || a.Max > 0 && name == guest.FilesRead {
+			return nil, abi.Deny(abi.Invalid, fmt.Sprintf("max is 1 to %d, and of files.list", guest.MaxEntries), "")
+		}
 		if a.Folder == "" || strings.Contains(a.Folder, "/") || !fs.ValidPath(a.Path) {
 			return nil, abi.Deny(abi.Invalid, fmt.Sprintf("folder %q, path %q: a folder's name and a clean relative path are needed", a.Folder, a.Path), "")
 		}
@@ -113,6 +117,10 @@ func (h *Host) list(a *guest.FilesArgs) abi.Reply {
 	err := fs.WalkDir(root, a.Path, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
+		}
+		if a.Max > 0 && len(out.Entries) == a.Max {
+			out.Truncated = true
+			return fs.SkipAll
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -175,14 +183,57 @@ func (h *Host) chat(a *guest.ChatArgs) abi.Reply {
 		h.t.Errorf("the guest asked the model more often than the script answers")
 		return abi.Refuse(abi.Deny(abi.Upstream, "the script is over", ""))
 	}
-	for _, m := range a.Messages {
-		if !slices.Contains([]string{"system", "user", "assistant", "tool"}, m.Role) {
-			return abi.Refuse(abi.Deny(abi.Invalid, fmt.Sprintf("role %q is not known", m.Role), ""))
-		}
+	if why := checkChat(a); why != "" {
+		h.t.Errorf("a host refuses this llm.chat: %s", why)
+		return abi.Refuse(abi.Deny(abi.Invalid, why, ""))
 	}
 	next := h.script[0]
 	h.script = h.script[1:]
 	return abi.OK(next)
+}
+
+var (
+	toolName   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)
+	toolCallID = regexp.MustCompile(`^[A-Za-z0-9_.:|-]{1,128}$`)
+)
+
+// checkChat says which rule of llm.chat a conversation breaks.
+func checkChat(a *guest.ChatArgs) string {
+	open := map[string]bool{} // calls that wait for their answer
+	for i, m := range a.Messages {
+		if len(open) > 0 && m.Role != "tool" {
+			return fmt.Sprintf("messages[%d]: %d tool calls have no answer", i, len(open))
+		}
+		switch m.Role {
+		case "system", "user":
+			if m.Content == "" || m.ToolCalls != nil || m.ToolCallID != "" {
+				return fmt.Sprintf("messages[%d]: %s has content and nothing else", i, m.Role)
+			}
+		case "assistant":
+			if m.ToolCallID != "" || m.Content == "" && len(m.ToolCalls) == 0 {
+				return fmt.Sprintf("messages[%d]: assistant has content, tool_calls or both", i)
+			}
+			for _, c := range m.ToolCalls {
+				if !toolCallID.MatchString(c.ID) || !toolName.MatchString(c.Name) || open[c.ID] {
+					return fmt.Sprintf("messages[%d]: a tool call needs an id of its own and the name of a tool", i)
+				}
+				open[c.ID] = true
+			}
+		case "tool":
+			if !open[m.ToolCallID] {
+				return fmt.Sprintf("messages[%d]: answers no call", i)
+			}
+			delete(open, m.ToolCallID)
+		default:
+			return fmt.Sprintf("messages[%d]: role %q is not known", i, m.Role)
+		}
+	}
+	for i, t := range a.Tools {
+		if !toolName.MatchString(t.Name) || slices.ContainsFunc(a.Tools[:i], func(o guest.ChatTool) bool { return o.Name == t.Name }) {
+			return fmt.Sprintf("tools[%d]: %q is no tool's name, or occurs twice", i, t.Name)
+		}
+	}
+	return ""
 }
 
 // builtinSchemas are the argument schemas of the operations answered here.
