@@ -2,7 +2,10 @@
 // attaches the manifest beside each to its module:
 //
 //	go run ./guest/build -o bin/guests
-//	go run ./guest/build -o bin/guests ./my/skill    # any other guest
+//	go run ./guest/build -o bin/guests ./my/skill    # any other guest in Go
+//	go run ./guest/build -o out.wasm -attach manifest.json in.wasm
+//
+// The last form is for a module that another toolchain compiled.
 //
 // A guest is a folder with a main package and a manifest.json; its module is
 // named after the manifest. What did not change is not linked again.
@@ -39,11 +42,20 @@ func main() {
 func doMain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("build", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	out := flags.String("o", "bin/guests", "folder that the modules are written to")
+	out := flags.String("o", "bin/guests", "folder that the modules are written to; with -attach, the file")
+	manifest := flags.String("attach", "", "only attach this manifest to the module named as argument")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
 	dirs := flags.Args()
+	if *manifest != "" {
+		if len(dirs) != 1 {
+			fmt.Fprintln(stderr, "build: -attach takes one module")
+			return 2
+		}
+		module, err := attach(*manifest, dirs[0], *out)
+		return report(stdout, stderr, dirs[0], *out, module, err)
+	}
 	if len(dirs) == 0 {
 		dirs = guests()
 	}
@@ -53,13 +65,38 @@ func doMain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	for _, dir := range dirs {
 		path, module, err := build(ctx, dir, *out)
-		if err != nil {
-			fmt.Fprintf(stderr, "build: %s: %v\n", dir, err)
-			return 1
+		if code := report(stdout, stderr, dir, path, module, err); code != 0 {
+			return code
 		}
-		fmt.Fprintf(stdout, "%s  %d bytes  sha256 %x\n", path, len(module), sha256.Sum256(module))
 	}
 	return 0
+}
+
+// report tells of one module and returns the exit code.
+func report(stdout, stderr io.Writer, from, path string, module []byte, err error) int {
+	if err != nil {
+		fmt.Fprintf(stderr, "build: %s: %v\n", from, err)
+		return 1
+	}
+	fmt.Fprintf(stdout, "%s  %d bytes  sha256 %x\n", path, len(module), sha256.Sum256(module))
+	return 0
+}
+
+// attach writes a module that was compiled elsewhere together with its manifest.
+func attach(manifestPath, in, out string) ([]byte, error) {
+	manifest, err := os.ReadFile(manifestPath)
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(in)
+	if err != nil {
+		return nil, err
+	}
+	module, err := abi.AttachManifest(b, manifest)
+	if err != nil {
+		return nil, err
+	}
+	return module, replace(out, module)
 }
 
 // build compiles one guest and writes its module.

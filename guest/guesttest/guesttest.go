@@ -132,6 +132,17 @@ func (o Outcome) Failure(t testing.TB) guest.Failure {
 // Run executes a guest once. An input that is not []byte is encoded as JSON.
 func (h *Host) Run(run func(*guest.Run) error, input any) Outcome {
 	h.t.Helper()
+	status := guest.Execute(h.Begin(input), run)
+	if len(h.result) > abi.MaxResult {
+		h.t.Fatalf("the result has %d bytes, a host stops the run at %d", len(h.result), abi.MaxResult)
+	}
+	return h.End(status)
+}
+
+// Begin starts a run whose guest is executed by somebody else, such as a Wasm
+// engine with the built module. The result counts once End is called.
+func (h *Host) Begin(input any) guest.Host {
+	h.t.Helper()
 	b, raw := input.([]byte)
 	if !raw && input != nil {
 		var err error
@@ -140,12 +151,11 @@ func (h *Host) Run(run func(*guest.Run) error, input any) Outcome {
 		}
 	}
 	h.calls, h.progress, h.result, h.input = nil, nil, nil, b
-	status := guest.Execute(imports{h}, run)
-	if len(h.result) > abi.MaxResult {
-		h.t.Fatalf("the result has %d bytes, a host stops the run at %d", len(h.result), abi.MaxResult)
-	}
-	return Outcome{status, h.result, h.progress}
+	return imports{h}
 }
+
+// End ends a run that Begin started.
+func (h *Host) End(status int32) Outcome { return Outcome{status, h.result, h.progress} }
 
 // imports hides the guest's side of the host from tests.
 type imports struct{ h *Host }
