@@ -16,6 +16,7 @@ const (
 	MaxBatch   = 64        // requests of one batch
 	MaxKVKey   = 256       // bytes of a key
 	MaxKVValue = 256 << 10 // bytes of a value
+	MaxKVKeys  = 1000      // keys of one kv.list
 )
 
 // Limits are those of one run: part of its START record, since a guest could
