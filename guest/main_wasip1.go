@@ -24,6 +24,7 @@ const (
 	handleInput  = 0
 	handleResult = 1
 
+	codeHere   = 0
 	codeParked = 1
 
 	// replyBuffer holds nearly every reply, so that most calls cross the border
@@ -66,13 +67,15 @@ func (h *imports) Call(request []byte) []byte {
 		h.buf = make([]byte, replyBuffer)
 	}
 	r := hostCall(bytesOf(request), uint32(len(request)), bytesOf(h.buf), uint32(len(h.buf)))
-	n := uint32(r)
-	if r>>32 != codeParked {
+	switch n := uint32(r); r >> 32 {
+	case codeHere:
 		return h.buf[:n]
+	case codeParked:
+		reply := h.readAll(n, 2*replyBuffer)
+		hostClose(n)
+		return reply
 	}
-	reply := h.readAll(n, 2*replyBuffer)
-	hostClose(n)
-	return reply
+	return abi.Refuse(abi.Deny(abi.Unsupported, "the host gave a result that this SDK does not know", "build the guest with a newer SDK")).Encode()
 }
 
 func (h *imports) Input() []byte {

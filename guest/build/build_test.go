@@ -37,11 +37,11 @@ func root(t *testing.T) string {
 	return dir
 }
 
-// TestBuiltGuests compiles both built-in guests and runs them on an engine, so
+// TestBuiltGuests compiles the built-in guests and the example and runs them on an engine, so
 // that the half of the SDK that natively built tests cannot see is tested, too.
 func TestBuiltGuests(t *testing.T) {
 	if testing.Short() {
-		t.Skip("compiles two modules")
+		t.Skip("compiles three modules")
 	}
 	t.Chdir(root(t))
 	out := t.TempDir()
@@ -51,8 +51,20 @@ func TestBuiltGuests(t *testing.T) {
 	}
 	rt := newRuntime(t)
 
-	digest, manifest := compile(t, rt, filepath.Join(out, "digest.wasm"))
+	if code := doMain(t.Context(), []string{"-o", out, "./testdata/guests/hello"}, &stdout, &stderr); code != 0 {
+		t.Fatalf("hello: exit %d: %s", code, stderr.String())
+	}
+	hello, manifest := compile(t, rt, filepath.Join(out, "hello.wasm"))
 	h := guesttest.New(t, manifest)
+	h.Folder("docs", fstest.MapFS{"a.md": {Data: []byte("Hello!")}})
+	var found struct{ Found []string }
+	execute(t, rt, hello, h, []byte(`{"folder":"docs","word":"hello"}`)).Decode(t, &found)
+	if !slices.Equal(found.Found, []string{"a.md"}) {
+		t.Errorf("hello: %+v", found)
+	}
+
+	digest, manifest := compile(t, rt, filepath.Join(out, "digest.wasm"))
+	h = guesttest.New(t, manifest)
 	long := strings.Repeat("words and words\n", 20_000) // a reply beyond the SDK's buffer
 	h.Folder("docs", fstest.MapFS{"a.md": {Data: []byte("# A\n\nShall we?\n")}, "long.txt": {Data: []byte(long)}})
 	var d struct {
