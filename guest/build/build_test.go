@@ -319,3 +319,24 @@ func TestAttach(t *testing.T) {
 		t.Errorf("the attached module: %q, %v", b, err)
 	}
 }
+
+// TestGuideShowsTheExample: what docs/guest-authors.md prints is what is tested.
+func TestGuideShowsTheExample(t *testing.T) {
+	guide, err := os.ReadFile(filepath.Join(root(t), "docs", "guest-authors.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"main.go", "manifest.json"} {
+		b, err := os.ReadFile(filepath.Join(root(t), "testdata", "guests", "hello", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(b)
+		if i := strings.Index(text, "package main"); i > 0 {
+			text = text[i:] // the comment above is for the repository
+		}
+		if !strings.Contains(string(guide), text) {
+			t.Errorf("docs/guest-authors.md does not show %s as it is", name)
+		}
+	}
+}
