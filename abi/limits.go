@@ -5,14 +5,18 @@ import "time"
 // Limits of one message or one run. They are fixed by the ABI: a guest may rely
 // on them and a host enforces them (SPEC 7).
 const (
-	MaxRequest = 1 << 20  // bytes of one request
-	MaxReply   = 8 << 20  // bytes of one reply, parked or not
-	MaxInput   = 4 << 20  // bytes of a run's input
-	MaxResult  = 1 << 20  // bytes of a run's result
-	MaxLog     = 64 << 10 // bytes of standard output and error together; the rest is dropped
-	MaxModule  = 16 << 20 // bytes of an uploaded module
-	MaxHandles = 64       // replies parked at the same time
-	MaxName    = 64       // bytes of an op's or operation's name
+	MaxRequest = 1 << 20   // bytes of one request
+	MaxReply   = 8 << 20   // bytes of one reply, parked or not
+	MaxInput   = 4 << 20   // bytes of a run's input
+	MaxResult  = 1 << 20   // bytes of a run's result
+	MaxLog     = 64 << 10  // bytes of standard output and error together; the rest is dropped
+	MaxModule  = 16 << 20  // bytes of an uploaded module
+	MaxHandles = 64        // replies parked at the same time
+	MaxName    = 64        // bytes of an op's or operation's name
+	MaxBatch   = 64        // requests of one batch
+	MaxKVKey   = 256       // bytes of a key
+	MaxKVValue = 256 << 10 // bytes of a value
+	MaxKVKeys  = 1000      // keys of one kv.list
 )
 
 // Limits are those of one run: part of its START record, since a guest could

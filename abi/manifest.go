@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -42,11 +41,36 @@ var ErrManifest = errors.New("manifest")
 // MaxManifest is the largest manifest, in bytes.
 const MaxManifest = 64 << 10
 
-var (
-	nameForm      = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-	versionForm   = regexp.MustCompile(`^[0-9A-Za-z.+-]{1,64}$`)
-	operationForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}\.[a-z][a-z0-9_]{0,31}$`)
-)
+// The three forms are checked by hand: a compiled regular expression would be
+// linked into every Go guest and built again at each start.
+
+// wordForm reports [a-z][a-z0-9<extra>]{0,31}.
+func wordForm(s string, extra byte) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == extra)) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 32
+}
+
+// versionForm reports [0-9A-Za-z.+-]{1,64}.
+func versionForm(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '+' || c == '-') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
+
+// operationForm reports two words with a dot between them, such as files.read.
+func operationForm(s string) bool {
+	connector, verb, ok := strings.Cut(s, ".")
+	return ok && wordForm(connector, '_') && wordForm(verb, '_')
+}
 
 // ParseManifest reads and checks a manifest. It does not know which operations
 // exist; the host checks the effects against its pinned descriptors.
@@ -64,9 +88,9 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	switch {
 	case m.ABI != Version:
 		return bad("abi is %d, this host speaks %d", m.ABI, Version)
-	case !nameForm.MatchString(m.Name):
+	case !wordForm(m.Name, '-'):
 		return bad("name %q: a lower-case letter, then up to 31 letters, digits or -", m.Name)
-	case !versionForm.MatchString(m.Version):
+	case !versionForm(m.Version):
 		return bad("version %q: 1 to 64 letters, digits, . + or -", m.Version)
 	case len(m.Description) > 1024:
 		return bad("description: at most 1024 bytes")
@@ -82,7 +106,7 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		}
 	}
 	for _, u := range m.Operations {
-		if !operationForm.MatchString(u.Operation) {
+		if !operationForm(u.Operation) {
 			return bad("operations: %q: a connector, a dot and an operation, such as files.read", u.Operation)
 		}
 		if !u.Effect.Valid() || u.Effect == EffectNone {
@@ -106,34 +130,4 @@ func (m *Manifest) HasOp(op Op) bool {
 		return true
 	}
 	return slices.Contains(m.Ops, op)
-}
-
-// AttachManifest appends the manifest to a core module as its custom section. A
-// module that has one already is refused, as is a manifest that does not parse.
-func AttachManifest(module, manifest []byte) ([]byte, error) {
-	if _, err := ParseManifest(manifest); err != nil {
-		return nil, err
-	}
-	if !bytes.HasPrefix(module, []byte("\x00asm\x01\x00\x00\x00")) {
-		return nil, fmt.Errorf("%w: the file is not a core WebAssembly module", ErrManifest)
-	}
-	if strings.Contains(string(module), ManifestSection) {
-		return nil, fmt.Errorf("%w: the module has one already", ErrManifest)
-	}
-	canon, err := Canonical(manifest)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrManifest, err)
-	}
-	body := append(uleb(nil, len(ManifestSection)), ManifestSection...)
-	body = append(body, canon...)
-	out := append(bytes.Clone(module), 0)
-	return append(uleb(out, len(body)), body...), nil
-}
-
-func uleb(b []byte, n int) []byte {
-	for n >= 0x80 {
-		b = append(b, byte(n)|0x80)
-		n >>= 7
-	}
-	return append(b, byte(n))
 }

@@ -11,11 +11,11 @@ const USD MicroUSD = 1_000_000
 
 // String gives dollars with at least two and at most six decimals.
 func (m MicroUSD) String() string {
-	sign := ""
+	sign, u := "", uint64(m)
 	if m < 0 {
-		sign, m = "-", -m
+		sign, u = "-", -u // right for the smallest value, too
 	}
-	cents := fmt.Sprintf("%s$%d.%06d", sign, m/USD, m%USD)
+	cents := fmt.Sprintf("%s$%d.%06d", sign, u/uint64(USD), u%uint64(USD))
 	for i := 0; i < 4 && cents[len(cents)-1] == '0'; i++ {
 		cents = cents[:len(cents)-1]
 	}

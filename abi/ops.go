@@ -1,0 +1,82 @@
+package abi
+
+import "encoding/json"
+
+// Arguments and results of the ops that are not operations of a connector.
+type (
+	// DescribeResult answers host.describe.
+	DescribeResult struct {
+		ABI       int    `json:"abi"`
+		Ops       []Op   `json:"ops"`
+		Workspace string `json:"workspace"`
+		Run       string `json:"run"`
+		Owner     string `json:"owner"` // the address that the workspace's owner reads, or empty
+		Limits    Limits `json:"limits"`
+		// Grants are the manifest's operations that are in force for this run.
+		Grants []OperationUse `json:"grants"`
+	}
+
+	// ProgressArgs are those of run.progress.
+	ProgressArgs struct {
+		Text    string `json:"text"`
+		Percent int    `json:"percent,omitempty"` // 0 to 100
+	}
+	// LogArgs are those of log.write.
+	LogArgs struct {
+		Level string `json:"level"` // debug, info, warn or error
+		Text  string `json:"text"`
+	}
+	// TimeResult answers time.now.
+	TimeResult struct {
+		UnixMS int64 `json:"unix_ms"`
+	}
+	// SleepArgs are those of time.sleep.
+	SleepArgs struct {
+		MS int64 `json:"ms"`
+	}
+	// RandomArgs are those of random.bytes; N is 1 to 1024.
+	RandomArgs struct {
+		N int `json:"n"`
+	}
+	// RandomResult answers random.bytes.
+	RandomResult struct {
+		Base64 []byte `json:"base64"`
+	}
+	// KVArgs are those of the kv ops.
+	KVArgs struct {
+		Key    string          `json:"key,omitempty"`
+		Prefix string          `json:"prefix,omitempty"`
+		Value  json.RawMessage `json:"value,omitempty"`
+	}
+	// KVResult answers the kv ops.
+	KVResult struct {
+		Found bool            `json:"found,omitempty"`
+		Value json.RawMessage `json:"value,omitempty"`
+		Keys  []string        `json:"keys,omitempty"`
+	}
+	// ToolListResult answers tool.list.
+	ToolListResult struct {
+		Tools []Tool `json:"tools"`
+	}
+	// Tool is a granted operation in the form that a model is offered.
+	Tool struct {
+		Operation   string          `json:"operation"`
+		Description string          `json:"description"`
+		Effect      Effect          `json:"effect"`
+		Scopes      []Pattern       `json:"scopes"`
+		Parameters  json.RawMessage `json:"parameters"` // JSON Schema
+	}
+	// CallArgs are those of tool.call and send.
+	CallArgs struct {
+		Operation string          `json:"operation"`
+		Args      json.RawMessage `json:"args,omitempty"`
+	}
+	// BatchArgs are those of batch: at most 64 requests, none of them a batch.
+	BatchArgs struct {
+		Requests []Request `json:"requests"`
+	}
+	// BatchResult holds one reply for each request, in order.
+	BatchResult struct {
+		Replies []Reply `json:"replies"`
+	}
+)
