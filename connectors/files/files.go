@@ -29,6 +29,7 @@ import (
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/connectors/canon"
 )
 
 // The operations.
@@ -145,7 +146,7 @@ func (f *Files) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
 		if d != nil {
 			return connectors.Plan{}, d
 		}
-		clean, _ := CleanPath(a.Path)
+		clean, _ := canon.Path(a.Path)
 		if clean == "." {
 			return connectors.Plan{}, abi.Deny(abi.Invalid, "path names the folder, not a file", "list it with files.list and name a file")
 		}
@@ -167,7 +168,7 @@ func (f *Files) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
 		if d != nil {
 			return connectors.Plan{}, d
 		}
-		clean, _ := CleanPath(a.Path)
+		clean, _ := canon.Path(a.Path)
 		p.Frozen.FileList = &connectors.FileList{Folder: a.Folder, Path: clean, Max: a.Max}
 		return p, nil
 	}
@@ -175,7 +176,7 @@ func (f *Files) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
 }
 
 func (f *Files) plan(folder, path string) (connectors.Plan, *abi.Denial) {
-	clean, err := CleanPath(path)
+	clean, err := canon.Path(path)
 	if err != nil {
 		return connectors.Plan{}, abi.Deny(abi.Invalid, err.Error(), "use a path as files.list gives it")
 	}

@@ -26,6 +26,7 @@ import (
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/connectors/canon"
 )
 
 // OpFetch is the operation, reached by the op of the same name.
@@ -119,7 +120,7 @@ func (h *HTTP) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
 	if a.Method != "GET" && a.Method != "HEAD" {
 		return connectors.Plan{}, abi.Deny(abi.Invalid, "the method is GET or HEAD", "anything else needs an operation of a connector")
 	}
-	t, err := Normalize(a.URL)
+	t, err := canon.URL(a.URL)
 	if err == nil {
 		err = abi.CheckResource(t.Resource)
 	}
@@ -213,7 +214,7 @@ func clip(s string) string { return s[:min(len(s), maxHeader)] }
 // absolute resolves where a redirect points; it is empty for what no URL is.
 func absolute(base, loc string) string {
 	b, err := url.Parse(base)
-	if err != nil || len(loc) > MaxURL {
+	if err != nil || len(loc) > canon.MaxURL {
 		return ""
 	}
 	u, err := b.Parse(loc)

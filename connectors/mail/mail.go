@@ -27,6 +27,7 @@ import (
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/connectors/canon"
 )
 
 // OpSend is the operation.
@@ -58,7 +59,7 @@ type Mail struct{ c Config }
 
 // New returns the connector. It fails if From is not a plain address.
 func New(c Config) (*Mail, error) {
-	from, err := CleanAddress(c.From)
+	from, err := canon.Address(c.From)
 	if err != nil {
 		return nil, fmt.Errorf("mail: From: %w", err)
 	}
@@ -125,7 +126,7 @@ func (m *Mail) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
 	list := func(raw []string) ([]string, *abi.Denial) {
 		var out []string
 		for _, s := range raw {
-			clean, err := CleanAddress(s)
+			clean, err := canon.Address(s)
 			if err != nil {
 				return nil, abi.Deny(abi.Invalid, err.Error(), "correct the address")
 			}

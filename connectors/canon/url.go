@@ -1,4 +1,4 @@
-package http
+package canon
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ import (
 // MaxURL is the longest URL, in bytes.
 const MaxURL = 2000
 
-// ErrURL is wrapped by every error of Normalize.
+// ErrURL is wrapped by every error of URL.
 var ErrURL = errors.New("URL")
 
 // Target is a normalised URL, taken apart.
@@ -27,13 +27,13 @@ type Target struct {
 	Host     string // host, with the port if it is not the scheme's own
 }
 
-// Normalize brings an http or https URL into the one form that is decided on and
+// URL brings an http or https URL into the one form that is decided on and
 // sent: lower-case ASCII host, no default port, upper-case percent-encoding and
 // only where it is needed. What two readers could understand differently is
 // refused: user names, fragments, dot segments also when encoded, encoded slashes,
 // backslashes, control characters, and numbers that are IP addresses in disguise.
-// Normalize(t.URL) gives t again.
-func Normalize(raw string) (Target, error) {
+// URL(t.URL) gives t again.
+func URL(raw string) (Target, error) {
 	bad := func(why string) (Target, error) {
 		return Target{}, fmt.Errorf("%w %.200q: %s", ErrURL, raw, why)
 	}

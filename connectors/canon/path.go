@@ -1,4 +1,4 @@
-package files
+package canon
 
 import (
 	"errors"
@@ -14,14 +14,14 @@ const (
 	maxSegment = 255
 )
 
-// ErrPath is wrapped by every error of CleanPath.
+// ErrPath is wrapped by every error of Path.
 var ErrPath = errors.New("path")
 
-// CleanPath checks a path relative to a folder and returns it unchanged. It never
+// Path checks a path relative to a folder and returns it unchanged. It never
 // repairs: what two readers could understand differently (dot segments, empty
 // segments, backslashes, drive letters, control and invisible characters) is
 // refused. The empty path and "." are the folder itself and come back as ".".
-func CleanPath(p string) (string, error) {
+func Path(p string) (string, error) {
 	bad := func(why string) (string, error) {
 		return "", fmt.Errorf("%w %q: %s", ErrPath, p, why)
 	}

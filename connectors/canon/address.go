@@ -1,4 +1,4 @@
-package mail
+package canon
 
 import (
 	"errors"
@@ -9,15 +9,15 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// ErrAddress is wrapped by every error of CleanAddress.
+// ErrAddress is wrapped by every error of Address.
 var ErrAddress = errors.New("address")
 
-// CleanAddress checks one bare mail address and returns it in lower case, which is
+// Address checks one bare mail address and returns it in lower case, which is
 // how it is granted and how it is sent. It refuses everything that two mail
 // programs could read differently: display names, comments, groups, quoted local
 // parts, source routes, addresses in brackets and non-ASCII characters (a domain
 // is written in its xn-- form).
-func CleanAddress(s string) (string, error) {
+func Address(s string) (string, error) {
 	bad := func(why string) (string, error) {
 		return "", fmt.Errorf("%w %.120q: %s", ErrAddress, s, why)
 	}
