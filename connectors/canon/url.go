@@ -126,7 +126,7 @@ func hostName(s string) (string, error) {
 		return a.String(), nil
 	}
 	name, err := idna.Lookup.ToASCII(s)
-	if err != nil || name == "" || len(name) > 253 || strings.HasSuffix(name, ".") {
+	if err != nil || name == "" || len(name) > 253 || strings.HasPrefix(name, ".") || strings.HasSuffix(name, ".") || strings.Contains(name, "..") {
 		return "", errors.New("the host name is not a valid one")
 	}
 	for i := range len(name) {
