@@ -136,8 +136,20 @@ type Answer struct {
 	// Body is read once. It ends with an error if the answer was cut off or is
 	// larger than the plan allows (ErrAnswerTooLarge).
 	Body io.Reader
+	// Files describe what a file_read (exactly one) or a file_list answered with,
+	// sorted by path. They are empty for every other kind.
+	Files []FileEntry
+	// Truncated says that a file_list held more than the plan allows.
+	Truncated bool
 	// Emit shows people what has arrived so far, such as streamed words. Never nil.
 	Emit func(text string)
+}
+
+// FileEntry is one regular file.
+type FileEntry struct {
+	Path     string    `json:"path"` // relative to the folder, clean, with slashes
+	Size     int64     `json:"size"` // bytes
+	Modified time.Time `json:"modified"`
 }
 
 // Result is what the guest will see and what the host has to know about it.

@@ -1,0 +1,199 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host/vault"
+)
+
+// Outcome is what came of a performed plan. Denial is nil exactly if Result is
+// good; its Effect says what happened outside.
+type Outcome struct {
+	Result connectors.Result
+	Denial *abi.Denial
+	// BytesOut and BytesIn crossed the network, TLS included; for files they are
+	// bytes written and read.
+	BytesOut, BytesIn int64
+	Duration          time.Duration
+}
+
+// attempt is one performance of one plan.
+type attempt struct {
+	e       *Egress
+	op      connectors.Operation
+	plan    connectors.Plan
+	emit    func(string)
+	in, out atomic.Int64
+	// changes says that the operation changes something outside, so that a lost
+	// answer is a question for a person.
+	changes bool
+	close   []func()
+}
+
+// Perform sends the frozen bytes of a plan, if the permit covers them, and lets the
+// connector read the answer. emit gets what has arrived so far and may be nil. A
+// failure never comes as an error: every way it can end is an Outcome.
+func (e *Egress) Perform(ctx context.Context, permit Permit, call connectors.Call, p connectors.Plan, emit func(string)) (o Outcome) {
+	start := time.Now()
+	digest, err := p.Digest()
+	if err != nil || permit == nil || !permit.Covers(digest) {
+		return Outcome{Denial: abi.Deny(abi.Denied, "the permit does not cover these bytes", "ask again, so that the call is decided anew")}
+	}
+	x, ok := e.ops[call.Operation]
+	if !ok {
+		return Outcome{Denial: unknownOperation(call.Operation)}
+	}
+	if err := checkPlan(x.op, p); err != nil {
+		return Outcome{Denial: abi.Deny(abi.Internal, "the stored plan was refused: "+err.Error(), "ask again, so that the call is planned anew")}
+	}
+	if emit == nil {
+		emit = func(string) {}
+	}
+	timeout := p.Timeout
+	if timeout == 0 {
+		timeout = connectors.DefaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	a := &attempt{e: e, op: x.op, plan: p, emit: emit, changes: x.op.Effect.Asks() || x.op.Effect == abi.EffectRespond}
+	defer func() {
+		for _, f := range a.close {
+			f()
+		}
+		o.BytesOut, o.BytesIn, o.Duration = a.out.Load(), a.in.Load(), time.Since(start)
+	}()
+	answer, denial := a.perform(ctx)
+	if denial != nil {
+		return Outcome{Denial: denial}
+	}
+	result, denial := parse(ctx, x.connector, call, p, answer, a.lost())
+	if denial != nil {
+		if denial.Effect == "" {
+			denial.Effect = a.lost()
+		}
+		return Outcome{Denial: denial}
+	}
+	return Outcome{Result: result}
+}
+
+func parse(ctx context.Context, c connectors.Connector, call connectors.Call, p connectors.Plan, a *connectors.Answer, lost abi.Outcome) (_ connectors.Result, denial *abi.Denial) {
+	defer recovered(&denial, lost)
+	return c.Parse(ctx, call, p, a)
+}
+
+func (a *attempt) perform(ctx context.Context) (*connectors.Answer, *abi.Denial) {
+	switch f := a.plan.Frozen; {
+	case f.HTTP != nil:
+		return a.http(ctx, f.HTTP)
+	case f.SMTP != nil:
+		return a.smtp(ctx, f.SMTP)
+	case f.Maildir != nil:
+		return a.maildir(f.Maildir)
+	case f.FileRead != nil:
+		return a.fileRead(f.FileRead)
+	case f.FileList != nil:
+		return a.fileList(f.FileList)
+	}
+	return nil, abi.Deny(abi.Internal, "the host does not know this kind of frozen bytes", "")
+}
+
+// lost is what a call did whose bytes were handed over and whose answer cannot be
+// read. A read did nothing; money may have been spent, a message may have arrived.
+func (a *attempt) lost() abi.Outcome {
+	if a.op.Effect == abi.EffectRead {
+		return abi.OutcomeNone
+	}
+	return abi.OutcomeMay
+}
+
+// failed says what an error means. Handed is whether any of the frozen bytes may
+// have reached the other side.
+func (a *attempt) failed(err error, handed bool) *abi.Denial {
+	var timeout net.Error
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+	switch {
+	case handed && a.changes:
+		return &abi.Denial{
+			Code: abi.OutcomeUnknown, Effect: abi.OutcomeMay,
+			Reason: "the connection broke after the request was handed over, so it may have happened",
+			Remedy: "look at the other side before this is tried again",
+		}
+	case errors.Is(err, ErrAddress):
+		return abi.Deny(abi.Scope, "the host does not connect to this address: it is not a public one", "use a public address, or ask the operator to open this one")
+	case errors.Is(err, vault.ErrCredential):
+		return abi.Deny(abi.ConnectorRevoked, "there is no credential of this connection for this place", "connect it again")
+	case errors.Is(err, errResolve):
+		return abi.Deny(abi.Upstream, "the host name was not found", "check the name, or try again later")
+	}
+	d := abi.Deny(abi.Upstream, "the connection to the other side failed", "try again later")
+	if late {
+		d = abi.Deny(abi.Timeout, "the other side did not answer in time", "try again later")
+	}
+	if handed {
+		d.Effect = a.lost()
+	}
+	return d
+}
+
+// credential asks for the secret of a slot. Nothing has been sent then.
+func (a *attempt) credential(ctx context.Context, connection, origin string) (string, error) {
+	if a.e.c.Credentials == nil {
+		return "", vault.ErrCredential
+	}
+	s, err := a.e.c.Credentials.Fill(ctx, connection, origin)
+	if err != nil {
+		return "", errors.Join(vault.ErrCredential, err)
+	}
+	if v := s.Reveal(); len(v) >= vault.MinSecret && validValue(v) {
+		return v, nil
+	}
+	return "", vault.ErrCredential
+}
+
+// limited ends a body that is too large with ErrAnswerTooLarge.
+type limited struct {
+	r    io.Reader
+	left int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if l.left == 0 {
+		// Only one byte more tells a body of exactly the limit from a larger one.
+		var one [1]byte
+		n, err := l.r.Read(one[:])
+		if n > 0 {
+			return 0, connectors.ErrAnswerTooLarge
+		}
+		return 0, err
+	}
+	n, err := l.r.Read(p[:min(int64(len(p)), l.left)])
+	l.left -= int64(n)
+	return n, err
+}
+
+func (a *attempt) limit(r io.Reader) io.Reader {
+	most := a.plan.MaxAnswer
+	if most == 0 {
+		most = connectors.DefaultAnswer
+	}
+	return &limited{r, most}
+}
+
+func originOf(f *connectors.HTTPRequest) string {
+	scheme, rest, _ := strings.Cut(f.URL, "://")
+	host, _, _ := strings.Cut(rest, "/")
+	host, _, _ = strings.Cut(host, "?")
+	return scheme + "://" + host
+}
