@@ -47,7 +47,13 @@ type Spawner struct {
 
 // New opens and hashes the worker program. insecure is --insecure-dev: workers
 // start even where the kernel cannot confine them.
+//
+// It also marks every descriptor of this process above 2 as close-on-exec: what a
+// shell or a service manager left open in it must not reach a worker.
 func New(workerPath string, insecure bool) (*Spawner, error) {
+	if err := keepDescriptors(); err != nil {
+		return nil, err
+	}
 	program, digest, err := openProgram(workerPath)
 	if err != nil {
 		return nil, fmt.Errorf("the worker program cannot be used, install monroe-worker beside monroed: %w", err)
@@ -59,6 +65,20 @@ func New(workerPath string, insecure bool) (*Spawner, error) {
 	}
 	go s.forkThread()
 	return s, nil
+}
+
+func keepDescriptors() error {
+	const name = "/proc/self/fd"
+	list, err := os.ReadDir(name)
+	if err != nil {
+		return fmt.Errorf("the open descriptors cannot be listed, mount /proc: %w", err)
+	}
+	for _, e := range list {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd) // one that was closed since, such as the list's own, does not matter
+		}
+	}
+	return nil
 }
 
 // openProgram opens and hashes a program. The descriptor is high, because a fork
