@@ -52,3 +52,4 @@ require (
 	github.com/tidwall/sjson v1.2.5 // indirect
 	golang.org/x/text v0.43.0 // indirect
 )
+require kernel.org/pub/linux/libs/security/libcap/psx v1.2.77 // indirect

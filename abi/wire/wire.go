@@ -15,7 +15,7 @@
 //
 // # A run
 //
-//	worker → host  Ready     the confinement stands and the module is loaded
+//	worker → host  Ready     the confinement stands and the module is loaded (or Fault)
 //	host → worker  Start     limits, seed, time, how many replies are recorded
 //	host → worker  Input     the run's input
 //	host → worker  Past × n  recorded replies, in order, pushed ahead
@@ -25,14 +25,19 @@
 //	worker → host  Log       what the guest printed
 //	worker → host  Done | Fault
 //
-// The host lets no live call through until every recorded reply was seen with
-// the fingerprint it was recorded for.
+// Sequences count from 0 the calls that reach the host, recorded ones included. The
+// host lets no live call through until every recorded reply was seen with the
+// fingerprint it was recorded for. The worker reads a Past only when its call is
+// made, and collects Seen and Log frames meanwhile: the host has to read while it
+// is still writing.
 //
 // # A compilation
 //
 //	worker → host  Ready
 //	host → worker  Module
 //	worker → host  Compiled | Fault
+//
+// Ahead of both goes the hand-over, one byte; see HandoverListener.
 package wire
 
 import (
@@ -48,6 +53,13 @@ import (
 
 // FD is the descriptor that a worker inherits.
 const FD = 3
+
+// The hand-over: before its first frame a worker sends one of these bytes, the
+// first with the descriptor that reports forbidden system calls (SCM_RIGHTS).
+const (
+	HandoverNone     byte = 0 // nothing is reported; only a host in --insecure-dev accepts it
+	HandoverListener byte = 1
+)
 
 // Version of the protocol; Ready announces it and the two must be equal.
 const Version = 1

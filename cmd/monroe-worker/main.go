@@ -1,0 +1,79 @@
+// Command monroe-worker compiles or runs one WebAssembly guest in a process that
+// has given up everything but one socket. monroed starts it; it is of no use by hand.
+//
+//	monroe-worker [--cpu 120s] [--parent pid] [--insecure-dev] run <dir>
+//	monroe-worker [--cpu 20s]  [--parent pid] [--insecure-dev] compile <outdir>
+//
+// It knows the order: confine, then read. It must not know hosts, connectors,
+// credentials or the network; deps_test.go looks after that.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/sandbox/confine"
+	"github.com/getmonroe/monroe/sandbox/worker"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+
+// run returns the exit code: 0 after an orderly end, whatever the guest did, 1 if it
+// cannot be confined or the host is gone, 2 for wrong arguments.
+func run(args []string, stderr io.Writer) int {
+	var cfg confine.Config
+	flags := flag.NewFlagSet("monroe-worker", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.DurationVar(&cfg.CPU, "cpu", 0, "processor time, rounded up to seconds; 0 means no limit")
+	flags.IntVar(&cfg.Parent, "parent", 0, "process id that must be the parent")
+	flags.BoolVar(&cfg.Insecure, "insecure-dev", false, "go on where the kernel cannot confine; for development only")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	if flags.NArg() != 2 {
+		fmt.Fprintln(stderr, "monroe-worker: a mode (run or compile) and a directory are needed; this program is started by monroed")
+		return 2
+	}
+	cfg.Mode, cfg.Dir = confine.Mode(flags.Arg(0)), flags.Arg(1)
+	if err := work(cfg, stderr); err != nil {
+		fmt.Fprintln(stderr, "monroe-worker:", err)
+		return 1
+	}
+	return 0
+}
+
+func work(cfg confine.Config, stderr io.Writer) error {
+	c, err := confine.Enter(cfg)
+	if err != nil {
+		return err
+	}
+	for _, m := range c.Missing() {
+		fmt.Fprintln(stderr, "monroe-worker: INSECURE:", m)
+	}
+	host, err := socket()
+	if err != nil {
+		return err
+	}
+	if cfg.Mode == confine.ModeCompile {
+		err = worker.Compile(host, c, cfg.Dir)
+	} else {
+		err = worker.Run(host, c, cfg.Dir)
+	}
+	if errors.Is(err, io.EOF) { // the host needs this worker no more
+		return nil
+	}
+	return err
+}
+
+// socket wraps the inherited descriptor. os.NewFile, unlike net.FileConn, asks the
+// kernel nothing that the filter refuses.
+func socket() (*os.File, error) {
+	if err := confine.Nonblock(wire.FD); err != nil {
+		return nil, fmt.Errorf("the socket to the host cannot be used: %w", err)
+	}
+	return os.NewFile(wire.FD, "host"), nil
+}

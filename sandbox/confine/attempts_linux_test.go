@@ -1,0 +1,266 @@
+package confine_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/sandbox/spawn"
+	"github.com/getmonroe/monroe/sandbox/spawn/spawntest"
+)
+
+const nobody = 65534
+
+var attempts string // the helper program
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "monroe-confine-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil {
+		attempts, err = spawntest.Build(context.Background(), dir, "./testdata/attempts")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// start starts the helper as the given user, 0 being this process's own.
+func start(t *testing.T, mode spawn.Mode, uid uint32) (*spawn.Process, string) {
+	t.Helper()
+	s, err := spawn.New(attempts, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.UID = uid
+	dir := sharedDir(t, uid)
+	p, err := s.Spawn(t.Context(), mode, dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p, dir
+}
+
+// sharedDir is a directory that the user may enter and write, below a test
+// directory that only this process's user may.
+func sharedDir(t *testing.T, uid uint32) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "monroe-confine-dir-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if uid != 0 {
+		if err := os.Chown(dir, int(uid), int(uid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func ask(t *testing.T, p *spawn.Process, what string) string {
+	t.Helper()
+	if err := p.Conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := wire.WriteFrame(p.Conn, wire.KindInput, []byte(what)); err != nil {
+		t.Fatal(err)
+	}
+	_, answer, err := wire.ReadFrame(p.Conn, wire.KindLog)
+	if err != nil {
+		t.Fatalf("%s: %v; %v; it printed %s", what, err, p.Wait(), p.Stderr())
+	}
+	return string(answer)
+}
+
+// reported counts the reports of one call.
+func reported(p *spawn.Process, name string) (n int) {
+	for _, v := range p.Violations() {
+		if v.Name == name {
+			n++
+		}
+	}
+	return n
+}
+
+func users(t *testing.T, f func(t *testing.T, uid uint32)) {
+	t.Run("as this user", func(t *testing.T) { f(t, 0) })
+	t.Run("as nobody", func(t *testing.T) {
+		if os.Getuid() != 0 {
+			t.Skip("only root can change the user")
+		}
+		f(t, nobody)
+	})
+}
+
+func TestLinuxAttempts(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	users(t, func(t *testing.T, uid uint32) {
+		p, dir := start(t, spawn.ModeRun, uid)
+		if want := "<nil> / open /etc/passwd: permission denied"; !strings.Contains(p.Ready.Engine, want) {
+			t.Errorf("in stage A: %s, want %s", p.Ready.Engine, want)
+		}
+		for _, c := range []struct{ attempt, want, report string }{
+			{"inet", "EPERM", "socket"},
+			{"inet6", "EPERM", "socket"},
+			{"packet", "EPERM", "socket"},
+			{"netlink", "EPERM", "socket"},
+			{"vsock", "EPERM", "socket"},
+			{"unix", "EPERM", "socket"},
+			{"socketpair", "EPERM", "socketpair"},
+			{"connect", "EPERM", "connect"},
+			{"open /etc/passwd", "EPERM", ""}, // by the last filter, which has no listener
+			{"open /proc/self/environ", "EPERM", ""},
+			{"open " + dir, "EPERM", ""},
+			{"execve", "EPERM", "execve"},
+			{"fork", "EPERM", "clone"},
+			{"ptrace", "EPERM", "ptrace"},
+			{"bpf", "EPERM", "bpf"},
+			{"unshare", "EPERM", "unshare"},
+			{"memfd", "EPERM", "memfd_create"},
+			{"mmap-wx", "EPERM", "mmap"},
+			{"mprotect-wx", "EPERM", "mprotect"},
+			{"kill", "EPERM", "kill"},
+			{"setrlimit", "EPERM", "prlimit64"},
+			{"io_uring", "ENOSYS", ""},
+			{"clone3", "ENOSYS", ""},
+			{"openat2", "ENOSYS", ""},
+			{"sendmsg", "EPERM", ""},
+			{"prctl", "EPERM", ""},
+			{"seccomp", "EPERM", ""},
+		} {
+			before := reported(p, c.report)
+			if got := ask(t, p, c.attempt); got != c.want {
+				t.Errorf("%s: %s, want %s", c.attempt, got, c.want)
+			}
+			if c.report != "" && reported(p, c.report) == before {
+				t.Errorf("%s was not reported as %s", c.attempt, c.report)
+			}
+		}
+		if got := ask(t, p, "kill-parent"); got != "EPERM" {
+			t.Errorf("kill-parent: %s", got)
+		}
+	})
+}
+
+// TestLinuxCompileMode opens and creates in its directory, and nowhere else.
+func TestLinuxCompileMode(t *testing.T) {
+	users(t, func(t *testing.T, uid uint32) {
+		p, dir := start(t, spawn.ModeCompile, uid)
+		for _, c := range []struct{ attempt, want string }{
+			{"create " + filepath.Join(dir, "x"), "ALLOWED"},
+			{"open " + filepath.Join(dir, "x"), "ALLOWED"},
+			{"open /etc/passwd", "EACCES"},
+			{"open /", "EACCES"},
+			{"create /tmp/monroe-must-not-exist", "EACCES"},
+			{"inet", "EPERM"},
+			{"sendmsg", "EPERM"},
+			{"prctl", "EPERM"},
+			{"seccomp", "EPERM"},
+		} {
+			if got := ask(t, p, c.attempt); got != c.want {
+				t.Errorf("%s: %s, want %s", c.attempt, got, c.want)
+			}
+		}
+	})
+}
+
+// TestLinuxSoak: a filter that is too strict shows only when the runtime needs one
+// more thread.
+func TestLinuxSoak(t *testing.T) {
+	users(t, func(t *testing.T, uid uint32) {
+		p, _ := start(t, spawn.ModeRun, uid)
+		if got := ask(t, p, "soak"); got != "ALLOWED" {
+			t.Errorf("soak: %s", got)
+		}
+		if v := p.Violations(); len(v) > 0 {
+			t.Errorf("a healthy worker was reported: %v", v)
+		}
+	})
+}
+
+// TestLinuxFlood bounds what one worker can make the host remember.
+func TestLinuxFlood(t *testing.T) {
+	p, _ := start(t, spawn.ModeRun, 0)
+	if got := ask(t, p, "flood"); got != "ALLOWED" {
+		t.Errorf("flood: %s", got)
+	}
+	if n := len(p.Violations()); n != spawn.MaxViolations || p.Refused() != 500 {
+		t.Errorf("%d kept, %d refused", n, p.Refused())
+	}
+}
+
+// TestLinuxInheritedDescriptors starts the helper with one descriptor too many.
+func TestLinuxInheritedDescriptors(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s, err := spawn.New(attempts, false) // closes what this process inherited itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	inet, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inet.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, theirs := os.NewFile(uintptr(pair[0]), ""), os.NewFile(uintptr(pair[1]), "")
+	defer mine.Close()
+	defer theirs.Close()
+	for _, c := range []struct {
+		name  string
+		files []*os.File
+		want  string
+	}{
+		{"a TCP socket instead of the host", []*os.File{inet}, "inherited socket of family 2"},
+		{"a TCP socket besides the host", []*os.File{theirs, inet}, "inherited socket of family 2"},
+		{"a file besides the host", []*os.File{theirs, null}, "descriptor 4 was inherited"},
+		{"a file instead of the host", []*os.File{null}, "not a socket"},
+		{"nothing", nil, "not a socket"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), attempts, "run", t.TempDir())
+			cmd.Env = []string{}
+			cmd.ExtraFiles = c.files
+			out, err := cmd.CombinedOutput()
+			if err == nil || !strings.Contains(string(out), c.want) {
+				t.Errorf("error %v, output %q, want %q", err, out, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,67 @@
+// Package confine makes a worker process give up everything but one descriptor,
+// before it reads a byte that derives from an upload.
+//
+// Laws, each with its test:
+//
+//   - The order is: descriptors, limits, not dumpable, Landlock, no_new_privs,
+//     filter; only then is a file or a frame read (TestLinuxAttempts).
+//   - No socket call is in the list, in any mode; the one descriptor to the host is
+//     used with read and write (TestLinuxAttempts).
+//   - In run mode nothing can be opened once Seal returned (TestLinuxAttempts).
+//   - What is forbidden fails with EPERM and the host is told before the caller is;
+//     io_uring, clone3 and openat2 are ENOSYS, so that callers fall back.
+//   - A kernel that cannot do this is an error that names what is missing; to go on
+//     without it takes an explicit argument (Config.Insecure), never a default.
+//   - A healthy worker causes no report at all (TestLinuxSoak).
+//
+// It knows the kernel's mechanisms and the two modes of a worker.
+//
+// It must not know Wasm, frames, the host or what the worker is for.
+package confine
+
+import (
+	"errors"
+	"time"
+)
+
+// Mode is what a worker is for; each has its own list.
+type Mode string
+
+const (
+	// ModeRun reads one directory until Seal, then nothing.
+	ModeRun Mode = "run"
+	// ModeCompile reads and writes one directory.
+	ModeCompile Mode = "compile"
+)
+
+// Config says how a worker confines itself.
+type Config struct {
+	Mode Mode
+	Dir  string        // the one directory, absolute
+	CPU  time.Duration // processor time, rounded up to seconds; 0 means no limit
+	// Parent is the process that must still be the parent; 0 means that it is not
+	// checked, as in a PID namespace.
+	Parent int
+	// Insecure goes on without what the kernel does not offer. For development only.
+	Insecure bool
+}
+
+// ErrUnsupported is wrapped when the platform lacks a part of the required minimum.
+var ErrUnsupported = errors.New("this platform cannot confine a worker")
+
+// CompileMemory is the address space of a compile worker, in bytes (RLIMIT_AS). A
+// run worker has no such limit: engines reserve far more than they use.
+const CompileMemory = 4 << 30
+
+// A Confinement is what stands around this process.
+type Confinement struct {
+	cfg      Config
+	enforced []string
+	missing  []string
+}
+
+// Enforced lists what stands, such as "no_new_privs", "seccomp", "landlock:7".
+func (c *Confinement) Enforced() []string { return append([]string{}, c.enforced...) }
+
+// Missing lists, in sentences, what does not; empty unless Config.Insecure is set.
+func (c *Confinement) Missing() []string { return append([]string{}, c.missing...) }

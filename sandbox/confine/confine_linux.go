@@ -1,0 +1,171 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/landlock-lsm/go-landlock/landlock"
+	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
+
+	"github.com/getmonroe/monroe/abi/wire"
+)
+
+// Enter confines the process (stage A) and hands the listener that reports
+// violations to the host. Call it once, before anything is read, while no other
+// goroutine works. In run mode Seal has to follow. After an error the process must
+// exit: a part of the confinement may already stand.
+func Enter(cfg Config) (*Confinement, error) {
+	c := &Confinement{cfg: cfg}
+	if cfg.Mode != ModeRun && cfg.Mode != ModeCompile {
+		return nil, fmt.Errorf("the mode %q is unknown; use %s or %s", cfg.Mode, ModeRun, ModeCompile)
+	}
+	if err := auditDescriptors(); err != nil {
+		return nil, err
+	}
+	if cfg.Parent != 0 && os.Getppid() != cfg.Parent {
+		return nil, fmt.Errorf("the parent process %d has ended; nobody would stop this worker", cfg.Parent)
+	}
+	c.enforced = append(c.enforced, "descriptors")
+	if err := c.limit(); err != nil {
+		return nil, err
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("the process cannot be made undumpable: %w", err)
+	}
+	c.enforced = append(c.enforced, "undumpable")
+	if err := c.landlock(); err != nil {
+		return nil, err
+	}
+	if err := c.filter(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// below handles a part of the minimum that the kernel does not offer.
+func (c *Confinement) below(what string, cause error) error {
+	text := fmt.Sprintf("%s: %v; use a newer kernel, or start with --insecure-dev to develop without this wall", what, cause)
+	if !c.cfg.Insecure {
+		return fmt.Errorf("%w: %s", ErrUnsupported, text)
+	}
+	c.missing = append(c.missing, text)
+	return nil
+}
+
+// limit sets what the kernel counts. The soft limit of CPU equals the hard one: Go
+// ignores SIGXCPU, and at the hard limit comes SIGKILL.
+func (c *Confinement) limit() error {
+	limits := map[int]uint64{
+		unix.RLIMIT_NOFILE: 64,
+		unix.RLIMIT_CORE:   0,
+		unix.RLIMIT_FSIZE:  0, // standard error is a pipe, fd 3 a socket: neither counts
+	}
+	if c.cfg.Mode == ModeCompile {
+		limits[unix.RLIMIT_FSIZE] = 512 << 20
+		limits[unix.RLIMIT_AS] = CompileMemory
+	}
+	if c.cfg.CPU > 0 {
+		limits[unix.RLIMIT_CPU] = uint64((c.cfg.CPU + time.Second - 1) / time.Second)
+	}
+	for r, v := range limits {
+		if err := unix.Setrlimit(r, &unix.Rlimit{Cur: v, Max: v}); err != nil {
+			return fmt.Errorf("resource limit %d cannot be set to %d: %w", r, v, err)
+		}
+	}
+	c.enforced = append(c.enforced, "rlimits")
+	return nil
+}
+
+// landlock leaves one directory, no TCP, and no signal or abstract socket that
+// reaches outside. BestEffort succeeds where nothing is enforced, hence the check.
+func (c *Confinement) landlock() error {
+	version, err := llsys.LandlockGetABIVersion()
+	if err != nil || version < 1 {
+		return c.below("Landlock is not available (Linux 5.13 or later, with landlock in the lsm= list)", errors.Join(err))
+	}
+	rule := landlock.RODirs(c.cfg.Dir)
+	if c.cfg.Mode == ModeCompile {
+		rule = landlock.RWDirs(c.cfg.Dir)
+	}
+	if err := landlock.V11.BestEffort().Restrict(rule); err != nil {
+		return fmt.Errorf("Landlock cannot restrict the worker to %s: %w", c.cfg.Dir, err)
+	}
+	c.enforced = append(c.enforced, fmt.Sprintf("landlock:%d", version))
+	return nil
+}
+
+// filter installs the first filter and hands its listener over. From the next
+// filter on nothing can be handed to anyone.
+func (c *Confinement) filter() error {
+	runtime.LockOSThread() // no_new_privs is per thread; TSYNC carries it to the others
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("no_new_privs cannot be set: %w", err)
+	}
+	c.enforced = append(c.enforced, "no_new_privs")
+	listener, err := install(allowed(c.cfg.Mode), true)
+	if err != nil {
+		if err := c.below("seccomp with user notification is not available (Linux 5.7 or later)", err); err != nil {
+			return err
+		}
+		return handOver(wire.HandoverNone, -1)
+	}
+	if err := handOver(wire.HandoverListener, listener); err != nil {
+		return err
+	}
+	// The worker must not be able to answer its own notifications.
+	if err := unix.Close(listener); err != nil {
+		return fmt.Errorf("the listener cannot be closed: %w", err)
+	}
+	gone := []string{"sendmsg", "prctl"}
+	if c.cfg.Mode == ModeCompile {
+		gone = append(gone, "seccomp") // no further stage
+	}
+	if _, err := install(without(gone), false); err != nil {
+		return fmt.Errorf("the second filter cannot be installed: %w", err)
+	}
+	c.enforced = append(c.enforced, "seccomp")
+	return nil
+}
+
+func handOver(kind byte, listener int) error {
+	var rights []byte
+	if listener >= 0 {
+		rights = unix.UnixRights(listener)
+	}
+	if err := unix.Sendmsg(wire.FD, []byte{kind}, rights, nil, 0); err != nil {
+		return fmt.Errorf("the host did not take the listener: %w", err)
+	}
+	return nil
+}
+
+// Seal is stage B of run mode: what loading needed is taken away. It does nothing
+// in compile mode, whose stage A is final.
+func (c *Confinement) Seal() error {
+	if c.cfg.Mode != ModeRun || !contains(c.enforced, "seccomp") {
+		return nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if _, err := install(without(append([]string{"seccomp"}, reading()...)), false); err != nil {
+		return fmt.Errorf("the last filter cannot be installed: %w", err)
+	}
+	c.enforced = append(c.enforced, "sealed")
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// Nonblock puts a descriptor into the mode that Go's poller needs.
+func Nonblock(fd int) error { return unix.SetNonblock(fd, true) }

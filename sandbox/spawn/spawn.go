@@ -1,0 +1,137 @@
+// Package spawn starts worker processes and watches over them: the host's half of
+// the confinement.
+//
+// Laws, each with its test:
+//
+//   - The bytes that were hashed are the bytes that are executed: the program is
+//     opened once and started through its descriptor (TestWorkerDigest).
+//   - A worker inherits one socket, a pipe for its errors and no environment
+//     (TestLinuxHealthyWorker).
+//   - It dies with the thread that started it, and that thread lives as long as the
+//     Spawner (TestCloseEndsWorkers).
+//   - A worker that is stuck, silent or talks nonsense is an error within a
+//     deadline, and no process and no goroutine is left (TestBadWorkers).
+//   - A forbidden system call is reported before it is refused, and never allowed
+//     (TestLinuxAttempts).
+//   - What a worker prints is hostile text: bounded and escaped.
+//
+// It knows processes, descriptors, deadlines and the first frame.
+//
+// It must not know what a run is, the engine, policy or the store.
+package spawn
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/getmonroe/monroe/abi/wire"
+)
+
+// Mode is what a worker is started for.
+type Mode string
+
+const (
+	// ModeRun executes the module of a directory, which it only reads.
+	ModeRun Mode = "run"
+	// ModeCompile fills a private, empty directory from a module.
+	ModeCompile Mode = "compile"
+)
+
+// Limits of every worker.
+const (
+	// ReadyWithin is how long a worker may take to confine itself and to load.
+	ReadyWithin = 10 * time.Second
+	// CompileWall is how long a compile worker may live.
+	CompileWall = 20 * time.Second
+	// CompileCPU is its processor time.
+	CompileCPU = 20 * time.Second
+	// MaxViolations is how many violations of one worker are kept and reported; the
+	// rest is refused and counted.
+	MaxViolations = 64
+	// MaxStderr is how many bytes of a worker's standard error are kept.
+	MaxStderr = 8 << 10
+)
+
+var (
+	// ErrNotReady is wrapped when a worker did not come up.
+	ErrNotReady = errors.New("the worker did not start")
+	// ErrKilled is wrapped by Wait when Kill, Close or a context ended the worker.
+	ErrKilled = errors.New("the worker was killed")
+	// ErrCPULimit is wrapped by Wait when the kernel ended it at its CPU limit.
+	ErrCPULimit = errors.New("the worker was killed by its CPU limit")
+	// ErrWallLimit is wrapped by Wait when a compilation took longer than CompileWall.
+	ErrWallLimit = errors.New("the worker was killed by its wall clock limit")
+	// ErrClosed is returned by a closed Spawner.
+	ErrClosed = errors.New("the spawner is closed")
+	// ErrUnsupported is wrapped by New where workers cannot be started.
+	ErrUnsupported = errors.New("this platform cannot start workers")
+)
+
+// A FaultError is a Fault frame as an error.
+type FaultError struct{ wire.Fault }
+
+func (e *FaultError) Error() string {
+	return fmt.Sprintf("%s: %s", e.Code, Escape(e.Message))
+}
+
+// A Violation is one system call that a worker may not make.
+type Violation struct {
+	Name string    // of the call, or "syscall 123"
+	Args [6]uint64 // as the caller gave them: pointers are not followed
+	PID  int       // the thread that called
+}
+
+func (v Violation) String() string {
+	args := make([]string, len(v.Args))
+	for i, a := range v.Args {
+		args[i] = fmt.Sprintf("%#x", a)
+	}
+	return v.Name + "(" + strings.Join(args, ", ") + ")"
+}
+
+// required is what a Ready frame must claim unless the Spawner is insecure. An
+// entry matches itself or itself with a version ("landlock:7").
+func required(m Mode) []string {
+	list := []string{"descriptors", "rlimits", "undumpable", "landlock", "no_new_privs", "seccomp"}
+	if m == ModeRun {
+		list = append(list, "sealed")
+	}
+	return list
+}
+
+// checkReady says why a worker may not be used.
+func checkReady(r wire.Ready, m Mode, insecure bool) error {
+	if r.Protocol != wire.Version {
+		return fmt.Errorf("it speaks protocol %d, this host speaks %d; install monroed and monroe-worker of the same release", r.Protocol, wire.Version)
+	}
+	if r.Engine == "" {
+		return errors.New("it does not name its engine")
+	}
+	if insecure {
+		return nil
+	}
+	for _, want := range required(m) {
+		found := false
+		for _, have := range r.Enforced {
+			name, _, _ := strings.Cut(have, ":")
+			found = found || name == want
+		}
+		if !found {
+			return fmt.Errorf("it does not enforce %s", want)
+		}
+	}
+	return nil
+}
+
+// Escape makes hostile text safe for a log or a terminal: one line, printable
+// characters, bounded.
+func Escape(s string) string {
+	if len(s) > MaxStderr {
+		s = s[:MaxStderr]
+	}
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
+}

@@ -1,0 +1,86 @@
+//go:build !linux
+
+package spawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/abi/wire"
+)
+
+// A Spawner starts workers; here it cannot.
+type Spawner struct {
+	OnViolation func(p *Process, v Violation)
+	UID         uint32
+}
+
+// New fails.
+func New(string, bool) (*Spawner, error) {
+	return nil, fmt.Errorf("%w: workers need Linux; use Linux, a container or a virtual machine", ErrUnsupported)
+}
+
+// Digest is zero here.
+func (s *Spawner) Digest() abi.Digest { return abi.Digest{} }
+
+// Close does nothing here.
+func (s *Spawner) Close() error { return nil }
+
+// Spawn fails.
+func (s *Spawner) Spawn(context.Context, Mode, string, time.Duration) (*Process, error) {
+	return nil, ErrUnsupported
+}
+
+// A Conn is the socket to a worker; here there is none.
+type Conn struct{}
+
+func (*Conn) Read([]byte) (int, error)  { return 0, errors.ErrUnsupported }
+func (*Conn) Write([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// Close does nothing here.
+func (*Conn) Close() error { return nil }
+
+// SetDeadline fails.
+func (*Conn) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetReadDeadline fails.
+func (*Conn) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetWriteDeadline fails.
+func (*Conn) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// A Process is one worker; here there is none.
+type Process struct {
+	Conn  *Conn
+	Ready wire.Ready
+}
+
+// PID is 0 here.
+func (p *Process) PID() int { return 0 }
+
+// Done is nil here.
+func (p *Process) Done() <-chan struct{} { return nil }
+
+// Kill does nothing here.
+func (p *Process) Kill() {}
+
+// Wait fails.
+func (p *Process) Wait() error { return ErrUnsupported }
+
+// Close does nothing here.
+func (p *Process) Close() error { return nil }
+
+// Violations is empty here.
+func (p *Process) Violations() []Violation { return nil }
+
+// Refused is 0 here.
+func (p *Process) Refused() int { return 0 }
+
+// Stderr is empty here.
+func (p *Process) Stderr() string { return "" }
+
+// CPUTime is 0 here.
+func (p *Process) CPUTime() time.Duration { return 0 }

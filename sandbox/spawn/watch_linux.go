@@ -1,0 +1,100 @@
+package spawn
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"github.com/elastic/go-seccomp-bpf/arch"
+	"golang.org/x/sys/unix"
+)
+
+// The kernel's structures of seccomp user notification.
+type (
+	notification struct {
+		id         uint64
+		pid, flags uint32
+		nr         int32
+		arch       uint32
+		ip         uint64
+		args       [6]uint64
+	}
+	response struct {
+		id    uint64
+		val   int64
+		err   int32
+		flags uint32
+	}
+)
+
+// watch serves a listener until the process ends.
+func (p *Process) watch(s *Spawner, fd int) error {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	f := os.NewFile(uintptr(fd), "seccomp")
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	names, err := arch.GetInfo("")
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reaped {
+		return f.Close()
+	}
+	p.listener = f
+	p.workers.Go(func() {
+		// The poller wakes for each notification, and with POLLHUP when no thread
+		// uses the filter any more.
+		_ = raw.Read(func(fd uintptr) bool {
+			for {
+				ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+				n, err := unix.Poll(ready, 0)
+				if errors.Is(err, unix.EINTR) {
+					continue
+				}
+				if err != nil || ready[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0 {
+					return true
+				}
+				if n == 0 {
+					return false // wait for the next
+				}
+				p.answer(s, fd, names)
+			}
+		})
+	})
+	return nil
+}
+
+// answer takes one notification, reports it and refuses the call. It never lets one
+// go on: arguments may be pointers into memory that another thread rewrites
+// between the check and the use.
+func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) {
+	var n notification
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&n))); e != 0 {
+		return // the caller was killed or interrupted meanwhile
+	}
+	v := Violation{Name: fmt.Sprintf("syscall %d", n.nr), Args: n.args, PID: int(n.pid)}
+	if name, ok := names.SyscallNumbers[int(n.nr)]; ok && uint32(names.ID) == n.arch {
+		v.Name = name
+	}
+	// Before the answer: while the worker waits, the record is made.
+	p.mu.Lock()
+	p.refused++
+	report := len(p.seen) < MaxViolations
+	if report {
+		p.seen = append(p.seen, v)
+	}
+	p.mu.Unlock()
+	if report && s.OnViolation != nil {
+		s.OnViolation(p, v)
+	}
+	r := response{id: n.id, err: -int32(unix.EPERM)}
+	// An error means that the caller is gone: there is nobody to refuse.
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
+}
