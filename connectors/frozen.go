@@ -204,3 +204,20 @@ func (h *digester) list(ss []string) {
 	h.count(len(ss))
 	h.text(ss...)
 }
+
+// Content measures what will be sent as one piece: the message, or the body. The
+// digest lets a person compare it with what arrived.
+func (f Frozen) Content() (size int, sha256Hex string) {
+	var b []byte
+	switch {
+	case f.HTTP != nil:
+		b = f.HTTP.Body
+	case f.SMTP != nil:
+		b = f.SMTP.Data
+	case f.Maildir != nil:
+		b = f.Maildir.Data
+	default:
+		return 0, ""
+	}
+	return len(b), fmt.Sprintf("%x", sha256.Sum256(b))
+}

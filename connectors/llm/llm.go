@@ -70,6 +70,9 @@ type Config struct {
 	Connection string
 	// Models are the only ones that may be called, by their exact ids.
 	Models map[string]Price
+	// Default is the model that a call without one gets; empty means that a call has
+	// to name one. It must be one of Models.
+	Default string
 	// MaxOutput limits the output tokens of a call; 0 means DefaultMaxOutput.
 	MaxOutput int64
 	// Routed says that the endpoint is OpenRouter's or speaks its routing fields.
@@ -111,6 +114,9 @@ func New(c Config) (*LLM, error) {
 		if p.Input < 0 || p.Output < 0 || p.Request < 0 || p.Free != zero {
 			return nil, fmt.Errorf("llm: model %q: give its prices, or say that it is free", id)
 		}
+	}
+	if _, ok := c.Models[c.Default]; !ok && c.Default != "" {
+		return nil, fmt.Errorf("llm: the default model %q is not one of Models", c.Default)
 	}
 	if c.MaxOutput == 0 {
 		c.MaxOutput = DefaultMaxOutput
@@ -178,6 +184,9 @@ func (l *LLM) read(c connectors.Call) (*ChatArgs, Price, *abi.Denial) {
 	var a ChatArgs
 	if d := abi.DecodeArgs(c.Args, &a); d != nil {
 		return nil, Price{}, d
+	}
+	if a.Model == "" {
+		a.Model = l.c.Default
 	}
 	if d := a.check(); d != nil {
 		return nil, Price{}, d

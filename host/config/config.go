@@ -103,6 +103,9 @@ type Model struct {
 	// Private lets the endpoint be an address that is not public, such as an Ollama on
 	// this machine.
 	Private bool `yaml:"private,omitempty"`
+	// MaxTokens sends the output limit as max_tokens, for endpoints that do not know
+	// max_completion_tokens.
+	MaxTokens bool `yaml:"max_tokens,omitempty"`
 }
 
 // Price is one allowed model. Prices are dollars for a million tokens, as text.

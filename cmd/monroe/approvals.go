@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+)
+
+type approvalsCmd struct {
+	List    approvalsList    `cmd:"" help:"List what waits, or did."`
+	Show    approvalsShow    `cmd:"" help:"Show all that would leave."`
+	Approve approvalsApprove `cmd:"" help:"Say yes to exactly what is shown, once."`
+	Reject  approvalsReject  `cmd:"" help:"Say no."`
+}
+
+type approvalsList struct {
+	State host.ApprovalState `default:"pending" enum:"pending,approved,rejected,used,expired,void,all" help:"Which: ${enum}."`
+}
+
+func (a approvalsList) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	if a.State == "all" {
+		a.State = ""
+	}
+	list, err := c.Approvals(e.ctx, a.State)
+	if err != nil {
+		return err
+	}
+	return e.show(list, func() {
+		var rows [][]string
+		for _, v := range list {
+			rows = append(rows, []string{string(v.ID), string(v.State), v.Skill, v.Operation, v.Destination, when(v.ExpiresAt), string(v.Run)})
+		}
+		e.table([]string{"APPROVAL", "STATE", "SKILL", "OPERATION", "TO", "EXPIRES", "RUN"}, rows)
+	})
+}
+
+type approvalsShow struct {
+	ID host.ApprovalID `arg:""`
+}
+
+func (a approvalsShow) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.Approval(e.ctx, a.ID)
+	if err != nil {
+		return err
+	}
+	return e.show(v, func() { e.approval(v) })
+}
+
+// approval shows everything that would leave; nothing is cut off.
+func (e *env) approval(v api.ApprovalView) {
+	e.printf("%s is %s: %s wants to %s\n", v.ID, v.State, v.Skill, v.Operation)
+	e.printf("  why you are asked  %s\n", plain(v.Why))
+	e.printf("  to                 %s\n", plain(v.Destination))
+	e.printf("  will be readable by %s\n", plain(strings.Join(v.Readers, ", ")))
+	if len(v.Origins) > 0 {
+		e.printf("  the run had read   %s\n", plain(strings.Join(v.Origins, ", ")))
+	}
+	e.printf("  can cost           %s\n  expires            %s\n  digest             %s\n", v.Ceiling, when(v.ExpiresAt), v.Digest)
+	for _, w := range v.Preview.Warnings {
+		e.printf("  WARNING            %s\n", plain(w))
+	}
+	e.printf("\n")
+	for _, f := range v.Preview.Fields {
+		e.printf("  %s: %s\n", plain(f.Name), plain(f.Value))
+	}
+	e.printf("\n%s", block(v.Preview.Body, "  │ "))
+	e.printf("\n  %d bytes, SHA-256 %s\n", v.Preview.Bytes, v.Preview.SHA256)
+}
+
+type approvalsApprove struct {
+	ID     host.ApprovalID `arg:""`
+	Digest string          `help:"The digest that you saw; empty: show it now and take it."`
+}
+
+func (a approvalsApprove) Run(e *env) error { return e.decide(a.ID, api.Approve, a.Digest) }
+
+type approvalsReject struct {
+	ID host.ApprovalID `arg:""`
+}
+
+func (a approvalsReject) Run(e *env) error { return e.decide(a.ID, api.Reject, "") }
+
+func (e *env) decide(id host.ApprovalID, answer api.Answer, digest string) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	if digest == "" {
+		v, err := c.Approval(e.ctx, id)
+		if err != nil {
+			return err
+		}
+		if !e.json && answer == api.Approve {
+			e.approval(v)
+		}
+		digest = v.Digest
+	}
+	v, err := c.Decide(e.ctx, id, answer, digest)
+	if err != nil {
+		return err
+	}
+	return e.show(v, func() {
+		e.printf("%s is %s; the run goes on: monroe runs watch %s\n", v.ID, v.State, v.Run)
+		if v.State == host.ApprovalRejected {
+			fmt.Fprintln(e.err, "a no sticks: after three for the same skill, operation and destination it is not asked again")
+		}
+	})
+}

@@ -1,0 +1,269 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/api/client"
+)
+
+type runCmd struct {
+	Skill  string `arg:"" help:"Name of the skill."`
+	Input  string `short:"i" help:"Input as JSON, @file or - for standard input."`
+	Task   string `short:"t" help:"A task in words, for an agent: the same as the input {\"task\":…}."`
+	MaxUSD string `name:"max-usd" help:"Ceiling of this run in dollars."`
+	Watch  bool   `help:"Follow the run until it ends or waits for a person."`
+}
+
+func (r runCmd) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	in, err := r.input(e)
+	if err != nil {
+		return err
+	}
+	est, err := c.Estimate(e.ctx, r.Skill)
+	if err != nil {
+		return err
+	}
+	if !e.json {
+		fmt.Fprintf(e.err, "estimate: %s\n", estimate(est))
+	}
+	run, err := c.StartRun(e.ctx, api.StartInput{Skill: r.Skill, Input: in, MaxUSD: r.MaxUSD})
+	if err != nil {
+		return err
+	}
+	if !r.Watch {
+		return e.show(run, func() { e.printf("%s started; follow it: monroe runs watch %s\n", run.ID, run.ID) })
+	}
+	return e.follow(c, run.ID, true)
+}
+
+func (r runCmd) input(e *env) (json.RawMessage, error) {
+	switch {
+	case r.Task != "" && r.Input != "":
+		return nil, fmt.Errorf("give a task or an input, not both")
+	case r.Task != "":
+		return json.Marshal(map[string]string{"task": r.Task})
+	case r.Input == "-":
+		return io.ReadAll(e.in)
+	case strings.HasPrefix(r.Input, "@"):
+		return os.ReadFile(r.Input[1:])
+	}
+	return json.RawMessage(r.Input), nil
+}
+
+// estimate says what a run is expected to cost.
+func estimate(v host.Estimate) string {
+	switch {
+	case v.Ceiling == 0:
+		return "$0.00: the skill asks for nothing that costs money"
+	case v.Runs == 0:
+		return fmt.Sprintf("at most %s; there is no earlier run of this module to compare with", v.Ceiling)
+	}
+	return fmt.Sprintf("%s, rarely more than %s (from %d earlier runs of this module); at most %s", v.P50, v.P95, v.Runs, v.Ceiling)
+}
+
+// follow prints a run's events until it ends or, if stop is set, waits for somebody.
+func (e *env) follow(c *client.Client, id host.RunID, stop bool) error {
+	var last host.Event
+	err := c.Watch(e.ctx, id, 0, func(ev host.Event) error {
+		last = ev
+		e.event(ev)
+		if ev.State != host.StateWaiting {
+			return nil
+		}
+		v, err := c.Run(e.ctx, id) // the event may be of an earlier wait
+		if err != nil || v.State != host.StateWaiting {
+			return err
+		}
+		if stop {
+			return errWaiting
+		}
+		if !e.json {
+			e.waiting(ev, id)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errWaiting) {
+		return err
+	}
+	v, runErr := c.Run(e.ctx, id)
+	if runErr != nil {
+		return runErr
+	}
+	if err != nil {
+		return orStatus(e.show(v, func() { e.waiting(last, id) }), 3)
+	}
+	err = e.show(v, func() { e.ended(v) })
+	if v.State != host.StateSucceeded {
+		return orStatus(err, 1)
+	}
+	return err
+}
+
+var errWaiting = errors.New("the run waits")
+
+func orStatus(err error, status int) error {
+	if err != nil {
+		return err
+	}
+	return exitError(status)
+}
+
+func (e *env) event(ev host.Event) {
+	if e.json {
+		return
+	}
+	text := plain(ev.Text)
+	switch ev.Kind {
+	case host.EventStream:
+		fmt.Fprint(e.err, strings.TrimRight(block(ev.Text, ""), "\n"))
+	case host.EventProgress:
+		if ev.Percent > 0 {
+			text = fmt.Sprintf("%3d %% %s", ev.Percent, text)
+		}
+		fmt.Fprintf(e.err, "  guest: %s\n", text)
+	case host.EventLog:
+		fmt.Fprintf(e.err, "  guest: %s\n", text)
+	case host.EventCall, host.EventState, host.EventApproval, host.EventWarning:
+		fmt.Fprintf(e.err, "  %s\n", text)
+	}
+}
+
+// waiting says what to do about a run that waits.
+func (e *env) waiting(ev host.Event, id host.RunID) {
+	e.printf("\n%s waits: %s\n", id, plain(ev.Text))
+	if ev.Approval != "" {
+		e.printf("  look:    monroe approvals show %s\n  approve: monroe approvals approve %s\n  reject:  monroe approvals reject %s\n", ev.Approval, ev.Approval, ev.Approval)
+	}
+	e.printf("  follow:  monroe runs watch %s\n", id)
+}
+
+func (e *env) ended(v api.RunView) {
+	e.printf("\n%s %s\n", v.ID, v.State)
+	if v.Failure != "" {
+		e.printf("%s\n", plain(v.Failure))
+	}
+	if len(v.Result) > 0 {
+		e.printf("result (written by the guest):\n%s", block(pretty(v.Result), "  "))
+	}
+	if v.Receipt != "" {
+		e.printf("receipt:\n%s", block(v.Receipt, "  "))
+	}
+}
+
+func pretty(raw json.RawMessage) string {
+	var v any
+	if json.Unmarshal(raw, &v) != nil {
+		return string(raw)
+	}
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return string(raw)
+	}
+	return string(b)
+}
+
+type runsCmd struct {
+	List   runsList   `cmd:"" help:"List the newest runs."`
+	Show   runsShow   `cmd:"" help:"Show one run with its calls."`
+	Watch  runsWatch  `cmd:"" help:"Follow a run."`
+	Cancel runsCancel `cmd:"" help:"End a run."`
+}
+
+type runsList struct {
+	Limit int `default:"20" help:"How many."`
+}
+
+func (r runsList) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	list, err := c.Runs(e.ctx, r.Limit)
+	if err != nil {
+		return err
+	}
+	return e.show(list, func() {
+		var rows [][]string
+		for _, v := range list {
+			state := string(v.State)
+			if v.Wait != "" {
+				state += ": " + string(v.Wait)
+			}
+			rows = append(rows, []string{string(v.ID), v.Skill, state, fmt.Sprint(v.Calls), v.Spent.String(), when(v.CreatedAt), v.OnBehalfOf.Name})
+		}
+		e.table([]string{"RUN", "SKILL", "STATE", "CALLS", "COST", "STARTED", "FOR"}, rows)
+	})
+}
+
+type runsShow struct {
+	ID host.RunID `arg:""`
+}
+
+func (r runsShow) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.Run(e.ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	return e.show(v, func() {
+		e.printf("%s of %s for %s: %s %s\nmodule %s\nestimate %s; spent %s, reserved %s\n\n", v.ID, v.Skill, plain(v.OnBehalfOf.Name), v.State, v.Wait, v.Module, estimate(v.Estimate), v.Spent, v.Reserved)
+		var rows [][]string
+		for _, x := range v.Log {
+			what := x.Operation
+			if what == "" {
+				what = string(x.Op)
+			}
+			rows = append(rows, []string{fmt.Sprint(x.Call), x.Time.Local().Format("15:04:05"), what, x.Resource, string(x.Effect), strings.TrimSpace(x.Outcome + " " + x.Reason), x.Cost.String(), string(x.Receipt)})
+		}
+		e.table([]string{"CALL", "TIME", "WHAT", "ON", "EFFECT", "OUTCOME", "COST", "RECEIPT"}, rows)
+		e.ended(v)
+	})
+}
+
+type runsWatch struct {
+	ID host.RunID `arg:""`
+}
+
+func (r runsWatch) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.Run(e.ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	if v.State == host.StateWaiting { // what it waits for is no news: follow what comes next
+		fmt.Fprintf(e.err, "%s waits: %s\n", r.ID, v.Wait)
+	}
+	return e.follow(c, r.ID, false)
+}
+
+type runsCancel struct {
+	ID host.RunID `arg:""`
+}
+
+func (r runsCancel) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	if err := c.CancelRun(e.ctx, r.ID); err != nil {
+		return err
+	}
+	return e.show(map[string]any{"cancelled": r.ID}, func() { e.printf("%s is being cancelled\n", r.ID) })
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+type upCmd struct {
+	Daemon      string `help:"The monroed program; empty: beside this one." type:"path"`
+	Listen      string `help:"Loopback address for the API besides the socket."`
+	InsecureDev bool   `help:"Run guests although the confinement is incomplete. Never with modules of others."`
+}
+
+// Run keeps one daemon alive. It carries no data: it starts a process and starts it
+// again when that ends.
+func (u upCmd) Run(e *env) error {
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		d, err := u.start(e)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		err = d.Wait()
+		if e.ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(began) > time.Minute {
+			pause = time.Second
+		}
+		fmt.Fprintf(e.err, "monroe: the daemon ended (%v); starting it again in %v\n", err, pause)
+		select {
+		case <-time.After(pause):
+		case <-e.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// start starts the daemon. It ends with this process's context, by a signal that
+// lets it put everything down.
+func (u upCmd) start(e *env) (*exec.Cmd, error) {
+	path := u.Daemon
+	if path == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		path = filepath.Join(filepath.Dir(self), "monroed")
+	}
+	args := []string{"--home", e.home, "--workspace", filepath.Base(e.dir)}
+	if u.Listen != "" {
+		args = append(args, "--listen", u.Listen)
+	}
+	if u.InsecureDev {
+		args = append(args, "--insecure-dev")
+	}
+	cmd := exec.CommandContext(e.ctx, path, args...)
+	cmd.Stderr = e.err
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("the daemon did not start: %w", err)
+	}
+	return cmd, nil
+}
+
+// ready waits until the daemon answers.
+func (e *env) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		c, err := e.client()
+		if err == nil {
+			if _, err = c.Workspace(ctx); err == nil {
+				return nil
+			}
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return errors.Join(errors.New("the daemon does not answer"), err)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/config"
+)
+
+type workspaceCmd struct {
+	Show  workspaceShow  `cmd:"" default:"1" help:"The configuration in force."`
+	Apply workspaceApply `cmd:"" help:"Replace the configuration, as a whole or not at all."`
+}
+
+type workspaceShow struct{}
+
+func (workspaceShow) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.Workspace(e.ctx)
+	if err != nil {
+		return err
+	}
+	return e.show(v, func() {
+		e.printf("workspace %s, policy version %d, cap %s a month\nwalls around guests: %s\nyou are %s (%s)\n\n%s", v.Workspace, v.Version, v.CapUSD, v.Level, plain(v.Caller.Name), v.Caller.Role, block(v.Config, ""))
+	})
+}
+
+type workspaceApply struct {
+	File string `short:"f" required:"" type:"existingfile" help:"workspace.yaml; Cedar files that it names lie beside it."`
+}
+
+func (a workspaceApply) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	in, err := readConfig(a.File)
+	if err != nil {
+		return err
+	}
+	r, err := c.Apply(e.ctx, in)
+	if err != nil {
+		return err
+	}
+	return e.show(r, func() { e.applied(r) })
+}
+
+func (e *env) applied(r api.ApplyResult) {
+	e.printf("applied: policy version %d, %d grants\n", r.Version, r.Grants)
+	for _, c := range r.Changes {
+		e.printf("  %s\n", plain(c))
+	}
+}
+
+// readConfig reads a workspace.yaml with the policies that it names.
+func readConfig(path string) (in api.ApplyInput, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return in, err
+	}
+	w, err := config.ParseWorkspace(text)
+	if err != nil {
+		return in, err
+	}
+	in = api.ApplyInput{Config: string(text), Policies: map[string]string{}}
+	for _, p := range w.Policies {
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(path), p))
+		if err != nil {
+			return in, fmt.Errorf("policies: %w", err)
+		}
+		in.Policies[p] = string(b)
+	}
+	return in, nil
+}
+
+type spendCmd struct{}
+
+func (spendCmd) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.Spend(e.ctx)
+	if err != nil {
+		return err
+	}
+	return e.show(v, func() {
+		e.printf("%s: settled %s, reserved %s, cap %s\n", v.Period, abi.MicroUSD(v.Settled), abi.MicroUSD(v.Reserved), abi.MicroUSD(v.CapMicro))
+	})
+}
+
+type doctorCmd struct{}
+
+func (doctorCmd) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.Doctor(e.ctx)
+	if err != nil {
+		return err
+	}
+	err = e.show(v, func() {
+		for _, x := range v.Checks {
+			mark := "ok  "
+			if !x.OK {
+				mark = "FAIL"
+			}
+			e.printf("%s  %-18s %s\n", mark, x.Name, plain(x.Detail))
+			if x.Remedy != "" {
+				e.printf("      → %s\n", plain(x.Remedy))
+			}
+		}
+	})
+	if err == nil && !v.OK {
+		return exitError(1)
+	}
+	return err
+}

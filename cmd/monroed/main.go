@@ -1,0 +1,148 @@
+// Command monroed is the daemon of one workspace. It holds no capabilities and
+// never the Wasm engine; guests run in monroe-worker.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api/rest"
+	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/workspace"
+	"github.com/getmonroe/monroe/sandbox/spawn"
+)
+
+type flags struct {
+	Home        string `help:"Directory of all workspaces." env:"MONROE_HOME" default:"~/.monroe" type:"path"`
+	Workspace   string `help:"The workspace to serve." env:"MONROE_WORKSPACE" default:"default"`
+	Worker      string `help:"The monroe-worker program; empty: beside this one." type:"path"`
+	Listen      string `help:"Loopback address for the API besides the socket, such as 127.0.0.1:7070."`
+	InsecureDev bool   `help:"Run guests although the confinement is incomplete. Never with modules of others."`
+}
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	var f flags
+	kong.Parse(&f, kong.Name("monroed"), kong.Description("Serves one workspace: its skills, runs, approvals, spend and audit log."))
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := serve(ctx, f, log); err != nil {
+		log.Error("monroed stops", slog.String("error", err.Error()))
+		return 1
+	}
+	return 0
+}
+
+func serve(ctx context.Context, f flags, log *slog.Logger) error {
+	name := host.Workspace(f.Workspace)
+	if err := name.Check(); err != nil {
+		return err
+	}
+	home, err := filepath.Abs(f.Home)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(home, f.Workspace)
+	operator, err := config.ReadOperator(filepath.Join(home, "operator.yaml"))
+	if err != nil {
+		return err
+	}
+	if f.Worker == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		f.Worker = filepath.Join(filepath.Dir(self), "monroe-worker")
+	}
+	spawner, err := spawn.New(f.Worker, f.InsecureDev)
+	if err != nil {
+		return fmt.Errorf("the worker program %s: %w", f.Worker, err)
+	}
+	defer spawner.Close() //nolint:errcheck // the process ends
+	build, err := worldBuilder(operator, dir)
+	if err != nil {
+		return err
+	}
+	w, err := workspace.Open(ctx, workspace.Config{
+		Name: name, Dir: dir, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: workers{spawner},
+		Confinement: confinement(f.InsecureDev), Now: time.Now, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	handler := rest.Handler(w, func(err error) { log.Error("request failed", slog.String("error", err.Error())) })
+	listen := f.Listen
+	if listen == "" {
+		listen = operator.Listen
+	}
+	err = listenAndServe(ctx, w, handler, filepath.Join(dir, "api.sock"), listen, log)
+	return errors.Join(err, w.Close())
+}
+
+// listenAndServe answers until the context ends, a listener fails or the store can
+// no longer be written.
+func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler, socket, tcp string, log *slog.Logger) error {
+	// The lease is ours by now, so a socket that is still there is a dead daemon's.
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	unix, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		return err
+	}
+	listeners := []net.Listener{unix}
+	if tcp != "" {
+		ip, _, err := net.SplitHostPort(tcp)
+		if a := net.ParseIP(ip); err != nil || a == nil || !a.IsLoopback() {
+			return fmt.Errorf("listen %q: only a loopback address such as 127.0.0.1:7070 is served; put a proxy with TLS before it", tcp)
+		}
+		l, err := net.Listen("tcp", tcp)
+		if err != nil {
+			return err
+		}
+		listeners = append(listeners, l)
+	}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 32 << 10, BaseContext: func(net.Listener) context.Context { return ctx }}
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		log.Info("serving", slog.String("address", l.Addr().String()))
+		go func() { failed <- srv.Serve(l) }()
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if err := w.Sweep(ctx); err != nil && ctx.Err() == nil {
+				log.Error("sweep", slog.String("error", err.Error()))
+			}
+			continue
+		case err = <-failed:
+		case <-w.Failed():
+			err = errors.New("the store can no longer be written; the disk may be full or broken")
+		case <-ctx.Done():
+			err = nil
+		}
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = srv.Shutdown(end) // streams end with ctx; whoever is left is cut off
+		return err
+	}
+}

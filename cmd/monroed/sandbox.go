@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/module"
+	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/sandbox/spawn"
+)
+
+func confinement(insecure bool) string {
+	if insecure {
+		return "insecure-dev: whatever this machine has, perhaps nothing"
+	}
+	return "L0 wasm + L1 process + L2 seccomp and landlock"
+}
+
+// compiler lets a confined child compile an upload.
+type compiler struct{ s *spawn.Spawner }
+
+func (c compiler) Compile(ctx context.Context, upload []byte, dir string) (module.Compiled, error) {
+	out, err := c.s.Compile(ctx, upload, dir)
+	if f := new(spawn.FaultError); errors.As(err, &f) {
+		return module.Compiled{}, refusal(f)
+	}
+	if err != nil {
+		return module.Compiled{}, err
+	}
+	return module.Compiled{Engine: out.Engine, Manifest: out.Manifest}, nil
+}
+
+// refusal tells an author what is wrong with an upload.
+func refusal(f *spawn.FaultError) error {
+	p := &host.Problem{Kind: host.ErrInvalid, Code: "MODULE", Detail: spawn.Escape(f.Message), Remedy: "correct the module and push it again; nothing was stored"}
+	switch f.Code {
+	case wire.FaultTooLarge:
+		p.Kind, p.Code = host.ErrTooLarge, "MODULE_TOO_LARGE"
+	case wire.FaultModule:
+	case wire.FaultTrap, wire.FaultMemory, wire.FaultExit, wire.FaultInit, wire.FaultLimit, wire.FaultInternal:
+		p.Code = "MODULE_" + string(f.Code)
+	}
+	return p
+}
+
+// workers starts run workers as children of this process (law 17: direct).
+type workers struct{ s *spawn.Spawner }
+
+func (w workers) Spawn(ctx context.Context, dir string, cpu time.Duration) (runner.Worker, error) {
+	p, err := w.s.Spawn(ctx, spawn.ModeRun, dir, cpu)
+	if err != nil {
+		return nil, err
+	}
+	return &worker{p}, nil
+}
+
+type worker struct{ p *spawn.Process }
+
+func (w *worker) Read(b []byte) (int, error)  { return w.p.Conn.Read(b) }
+func (w *worker) Write(b []byte) (int, error) { return w.p.Conn.Write(b) }
+func (w *worker) Ready() wire.Ready           { return w.p.Ready }
+
+func (w *worker) Violations() []string {
+	var list []string
+	for _, v := range w.p.Violations() {
+		list = append(list, v.String())
+	}
+	return list
+}
+
+// Close ends the process. That it was killed is no news, as this kills it; a CPU
+// limit or a crash is.
+func (w *worker) Close() error {
+	_ = w.p.Close() // closing the socket of a dead process
+	err := w.p.Wait()
+	if err == nil || errors.Is(err, spawn.ErrKilled) {
+		return nil
+	}
+	if said := w.p.Stderr(); said != "" {
+		err = fmt.Errorf("%w; it printed: %s", err, said)
+	}
+	return err
+}
