@@ -239,6 +239,12 @@ func (p *jsonReader) str() (string, error) {
 				return "", err
 			}
 			s = utf8.AppendRune(s, r)
+		case c < utf8.RuneSelf: // the common case, taken in one piece
+			from := p.at
+			for p.at < len(p.in) && p.in[p.at] >= 0x20 && p.in[p.at] < utf8.RuneSelf && p.in[p.at] != '"' && p.in[p.at] != '\\' {
+				p.at++
+			}
+			s = append(s, p.in[from:p.at]...)
 		default:
 			r, n := utf8.DecodeRune(p.in[p.at:])
 			if r == utf8.RuneError && n == 1 {

@@ -8,6 +8,7 @@
 // The host is as strict as a real one where an author can get it wrong: each
 // request is read by abi.DecodeRequest, each op's arguments exactly, and what the
 // manifest does not list is refused with SCOPE, so that a manifest is tested, too.
+// Replay checks that a run can be continued after a wait.
 //
 // It knows the ABI and what the built-in operations answer. It must not know
 // policy: it grants all that the manifest asks for, unless a test says Deny.
@@ -49,6 +50,7 @@ type Host struct {
 	answers  map[string]func(json.RawMessage) abi.Reply
 
 	calls    []Call
+	journal  []exchange
 	outbox   []guest.Mail
 	progress []string
 	input    []byte
@@ -150,7 +152,7 @@ func (h *Host) Begin(input any) guest.Host {
 			h.t.Fatalf("guesttest: the input: %v", err)
 		}
 	}
-	h.calls, h.progress, h.result, h.input = nil, nil, nil, b
+	h.calls, h.journal, h.progress, h.result, h.input = nil, nil, nil, nil, b
 	return imports{h}
 }
 
@@ -162,7 +164,7 @@ type imports struct{ h *Host }
 
 func (i imports) Input() []byte        { return slices.Clone(i.h.input) }
 func (i imports) SetResult(b []byte)   { i.h.result = slices.Clone(b) }
-func (i imports) Call(b []byte) []byte { return i.h.answer(b).Encode() }
+func (i imports) Call(b []byte) []byte { return i.h.record(b) }
 
 func (h *Host) answer(b []byte) abi.Reply {
 	req, d := abi.DecodeRequest(b)

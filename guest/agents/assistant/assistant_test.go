@@ -46,6 +46,7 @@ func work(t *testing.T, h *guesttest.Host, in map[string]any) result {
 	}
 	var res result
 	h.Run(run, in).Decode(t, &res)
+	h.Replay(run)
 	return res
 }
 
@@ -193,14 +194,14 @@ func TestLongResultsAreCut(t *testing.T) {
 func TestAConversationFitsARequest(t *testing.T) {
 	h := newHost(t)
 	fs := fstest.MapFS{}
-	for i := range 49 {
-		fs[fmt.Sprintf("%d.md", i)] = &fstest.MapFile{Data: []byte(strings.Repeat("<\"\n", 20_000))}
+	for i := range 19 {
+		fs[fmt.Sprintf("%d.md", i)] = &fstest.MapFile{Data: []byte(strings.Repeat("<\"\n", 9_000))}
 		h.Model(wants("files_read", fmt.Sprintf(`{"folder":"docs","path":"%d.md"}`, i)))
 	}
 	h.Folder("docs", fs)
 	h.Model(says("all read"))
-	res := work(t, h, map[string]any{"max_steps": 50})
-	if res.Answer != "all read" || !strings.Contains(question(t, h, 49).Messages[3].Content, "left out") {
+	res := work(t, h, map[string]any{"max_steps": 20})
+	if res.Answer != "all read" || !strings.Contains(question(t, h, 19).Messages[3].Content, "left out") {
 		t.Errorf("%+v", res)
 	}
 }

@@ -22,6 +22,7 @@ func TestFindsTheWord(t *testing.T) {
 	if !slices.Equal(out.Found, []string{"a.md"}) {
 		t.Errorf("found %q", out.Found)
 	}
+	h.Replay(run) // a run can be interrupted and continued
 	h.Deny(guest.FilesRead, abi.Deny(abi.Scope, "no", "ask"))
 	h.Run(run, map[string]string{"folder": "docs", "word": "hello"}).Decode(t, &out)
 	if len(out.Found) != 0 {
