@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -244,9 +245,10 @@ func TestFailureSaysWhatHappened(t *testing.T) {
 			_, _ = io.WriteString(w, strings.Repeat("x", 2000))
 		}
 	})
-	tlsServer := httptest.NewTLSServer(http.NotFoundHandler())
+	tlsServer := httptest.NewUnstartedServer(http.NotFoundHandler())
+	tlsServer.Config.ErrorLog = log.New(io.Discard, "", 0)
+	tlsServer.StartTLS()
 	t.Cleanup(tlsServer.Close)
-	tlsServer.Config.ErrorLog = nil
 	all := append([]connectors.Request{{Method: "POST", URL: "https:**"}}, anyURL...)
 	for _, x := range []struct {
 		name, url   string
