@@ -41,6 +41,13 @@ func (p *post) NewSession(c *smtp.Conn) (smtp.Session, error) {
 	return &session{p: p, c: c, in: p.password == ""}, nil
 }
 
+// arrived are the mails so far.
+func (p *post) arrived() []delivery {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mails
+}
+
 type session struct {
 	p  *post
 	c  *smtp.Conn
@@ -173,11 +180,11 @@ func TestMailArrivesAsFrozen(t *testing.T) {
 		}
 		e := mailer(t, egress.SMTPServer{Address: address, User: "monroe", ImplicitTLS: x.implicit}, pool, creds)
 		o := e.Perform(t.Context(), permitFor(t, plan), doIt, plan, nil)
-		if o.Denial != nil || len(p.mails) != 1 {
-			t.Errorf("%s: %+v, %d mails", x.name, o.Denial, len(p.mails))
+		if o.Denial != nil || len(p.arrived()) != 1 {
+			t.Errorf("%s: %+v, %d mails", x.name, o.Denial, len(p.arrived()))
 			continue
 		}
-		m := p.mails[0]
+		m := p.arrived()[0]
 		if m.from != "monroe@example.com" || fmt.Sprint(m.to) != "[a@example.com b@example.com]" || !bytes.Equal(m.data, plan.Frozen.SMTP.Data) {
 			t.Errorf("%s: %+v %q", x.name, m, m.data)
 		}
@@ -220,8 +227,8 @@ func TestMailFailureSaysWhatHappened(t *testing.T) {
 		if o.Denial == nil || o.Denial.Code != x.code || o.Denial.Effect != x.effect {
 			t.Errorf("%s: %+v", x.name, o.Denial)
 		}
-		if x.post != nil && len(x.post.mails) != x.mails {
-			t.Errorf("%s: %d mails", x.name, len(x.post.mails))
+		if x.post != nil && len(x.post.arrived()) != x.mails {
+			t.Errorf("%s: %d mails", x.name, len(x.post.arrived()))
 		}
 	}
 	plan := letter("a@example.com")
