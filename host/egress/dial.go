@@ -169,7 +169,9 @@ func (c *counted) Read(p []byte) (int, error) {
 }
 
 func (c *counted) Write(p []byte) (int, error) {
+	// Counted first: the answer can be here before Write returns.
+	c.out.Add(int64(len(p)))
 	n, err := c.Conn.Write(p)
-	c.out.Add(int64(n))
+	c.out.Add(int64(n - len(p)))
 	return n, err
 }

@@ -43,11 +43,12 @@ func NewStatic(all ...Credential) (*Static, error) {
 		if _, ok := s.m[c.Connection]; ok {
 			return nil, fmt.Errorf("%w: the connection %q occurs twice", ErrCredential, c.Connection)
 		}
-		if len(c.Secret.value) < MinSecret {
+		value := c.Secret.Reveal()
+		if len(value) < MinSecret {
 			return nil, fmt.Errorf("%w of %q: at least %d bytes", ErrCredential, c.Connection, MinSecret)
 		}
-		for i := range len(c.Secret.value) {
-			if b := c.Secret.value[i]; b < ' ' || b == 0x7f {
+		for i := range len(value) {
+			if b := value[i]; b < ' ' || b == 0x7f {
 				return nil, fmt.Errorf("%w of %q: it holds a control character", ErrCredential, c.Connection)
 			}
 		}

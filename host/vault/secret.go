@@ -10,17 +10,26 @@ const Redacted = "[redacted]"
 
 // Secret is a credential that no printer, log or encoder can show. The zero value
 // is empty.
-type Secret struct{ value string }
+type Secret struct {
+	// A pointer, because fmt shows the fields of a struct for a verb that does not
+	// fit (%p), past every method below; of a pointer it shows the address.
+	value *string
+}
 
 // NewSecret wraps a value.
-func NewSecret(value string) Secret { return Secret{value} }
+func NewSecret(value string) Secret { return Secret{&value} }
 
 // Empty reports whether there is no value.
-func (s Secret) Empty() bool { return s.value == "" }
+func (s Secret) Empty() bool { return s.Reveal() == "" }
 
 // Reveal gives the value to the one place that inserts it into a request at the
 // moment of sending (host/egress). Nothing else may call it.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // String redacts.
 func (s Secret) String() string { return Redacted }
