@@ -154,8 +154,8 @@ func (m *wazeroModule) Instantiate(h *Host) (Instance, error) {
 	}
 	ctx := context.WithValue(context.Background(), hostKey{}, h)
 	limit := uint64(h.cfg.Limits.MemoryPages) * pageBytes
-	ictx := experimental.WithMemoryAllocator(ctx, experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory {
-		return &linearMemory{limit: limit}
+	ictx := experimental.WithMemoryAllocator(ctx, experimental.MemoryAllocatorFunc(func(_, most uint64) experimental.LinearMemory {
+		return newMemory(min(most, limit))
 	}))
 	// No name, so that instances do not collide; no start functions, as the driver
 	// calls _initialize itself.
@@ -199,26 +199,3 @@ func trap(h *Host, err error) error {
 	text, _, _ := strings.Cut(err.Error(), "\n")
 	return fault(wire.FaultTrap, "the guest trapped: %s", text)
 }
-
-// linearMemory is a memory that stops growing at the run's limit. What it cannot
-// give, memory.grow answers with -1.
-type linearMemory struct {
-	limit uint64
-	b     []byte
-}
-
-func (m *linearMemory) Reallocate(size uint64) []byte {
-	if size > m.limit {
-		return nil
-	}
-	if size > uint64(cap(m.b)) {
-		// A quarter more than asked, so that growing by single pages stays linear.
-		grown := make([]byte, size, min(size+size/4, m.limit))
-		copy(grown, m.b)
-		m.b = grown
-	}
-	m.b = m.b[:size]
-	return m.b
-}
-
-func (m *linearMemory) Free() { m.b = nil }

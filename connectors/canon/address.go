@@ -42,8 +42,8 @@ func Address(s string) (string, error) {
 		}
 	}
 	local, domain = strings.ToLower(local), strings.ToLower(domain)
-	if !strings.Contains(domain, ".") {
-		return bad("the domain needs a dot")
+	if domain != "localhost" && !strings.Contains(domain, ".") {
+		return bad("the domain needs a dot, or is localhost")
 	}
 	for label := range strings.SplitSeq(domain, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {

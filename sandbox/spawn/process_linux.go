@@ -162,8 +162,9 @@ func explain(err, reason error, cpu time.Duration) error {
 		return err
 	}
 	used := exit.UserTime() + exit.SystemTime()
-	// The kernel counts in ticks, so that the sum may stay a little below.
-	if reason == nil && cpu > 0 && used >= cpu-100*time.Millisecond {
+	// Whoever sees the socket close may kill before the process is collected: what
+	// it had used tells. The kernel counts in ticks, so the sum may stay a little below.
+	if !errors.Is(reason, ErrWallLimit) && cpu > 0 && used >= cpu-100*time.Millisecond {
 		return fmt.Errorf("%w of %v: %w", ErrCPULimit, cpu, err)
 	}
 	if reason != nil {
@@ -190,7 +191,11 @@ func (p *Process) drain(stderr *os.File) {
 
 // greet takes the hand-over and the first frame.
 func (p *Process) greet(s *Spawner, mode Mode) error {
-	if err := p.Conn.SetDeadline(time.Now().Add(ReadyWithin)); err != nil {
+	within := s.ReadyWithin
+	if within == 0 {
+		within = ReadyWithin
+	}
+	if err := p.Conn.SetDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
 	if err := p.takeOver(s); err != nil {
@@ -198,7 +203,7 @@ func (p *Process) greet(s *Spawner, mode Mode) error {
 	}
 	kind, payload, err := wire.ReadFrame(p.Conn, wire.KindReady, wire.KindFault)
 	if err != nil {
-		return fmt.Errorf("no Ready frame within %v: %w", ReadyWithin, err)
+		return fmt.Errorf("no Ready frame within %v: %w", within, err)
 	}
 	if kind == wire.KindFault {
 		return faultError(payload)

@@ -16,6 +16,7 @@ import (
 type Spawner struct {
 	OnViolation func(p *Process, v Violation)
 	UID         uint32
+	ReadyWithin time.Duration
 }
 
 // New fails.

@@ -32,6 +32,8 @@ type Spawner struct {
 	// UID is the user and group that workers run as; 0 means this process's own.
 	// Another one needs root, and read access to the directories.
 	UID uint32
+	// ReadyWithin is how long a worker may take to start; 0 means the constant.
+	ReadyWithin time.Duration
 
 	program  *os.File
 	digest   abi.Digest
@@ -123,17 +125,23 @@ func (s *Spawner) Digest() abi.Digest { return s.digest }
 func (s *Spawner) Close() error {
 	err := error(nil)
 	s.once.Do(func() {
+		for _, p := range s.processes() {
+			p.Kill() // before the kernel does, which gives no reason
+		}
 		close(s.closing)
 		<-s.done
-		s.mu.Lock()
-		live := slices.Collect(maps.Keys(s.live))
-		s.mu.Unlock()
-		for _, p := range live {
+		for _, p := range s.processes() { // also those started meanwhile
 			err = errors.Join(err, p.Close())
 		}
 		err = errors.Join(err, s.program.Close())
 	})
 	return err
+}
+
+func (s *Spawner) processes() []*Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.live))
 }
 
 // fork runs f on the forking thread.

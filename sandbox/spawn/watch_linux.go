@@ -30,6 +30,10 @@ type (
 
 // watch serves a listener until the process ends.
 func (p *Process) watch(s *Spawner, fd int) error {
+	// A hostile worker may hand over anything, such as a file that is always ready.
+	if kind, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil || kind != "anon_inode:seccomp notify" {
+		return errors.Join(fmt.Errorf("no hand-over of its filter: the descriptor is %q", kind), err, unix.Close(fd))
+	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return errors.Join(err, unix.Close(fd))
 	}
@@ -64,7 +68,9 @@ func (p *Process) watch(s *Spawner, fd int) error {
 				if n == 0 {
 					return false // wait for the next
 				}
-				p.answer(s, fd, names)
+				if err := p.answer(s, fd, names); err != nil {
+					return true
+				}
 			}
 		})
 	})
@@ -74,10 +80,15 @@ func (p *Process) watch(s *Spawner, fd int) error {
 // answer takes one notification, reports it and refuses the call. It never lets one
 // go on: arguments may be pointers into memory that another thread rewrites
 // between the check and the use.
-func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) {
+// Without an answer a call waits until the listener is closed, and then fails.
+func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 	var n notification
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&n))); e != 0 {
-		return // the caller was killed or interrupted meanwhile
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&n)))
+	if e == unix.ENOENT || e == unix.EINTR {
+		return nil // the caller was killed or interrupted meanwhile
+	}
+	if e != 0 {
+		return e
 	}
 	v := Violation{Name: fmt.Sprintf("syscall %d", n.nr), Args: n.args, PID: int(n.pid)}
 	if name, ok := names.SyscallNumbers[int(n.nr)]; ok && uint32(names.ID) == n.arch {
@@ -97,4 +108,5 @@ func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) {
 	r := response{id: n.id, err: -int32(unix.EPERM)}
 	// An error means that the caller is gone: there is nobody to refuse.
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
+	return nil
 }

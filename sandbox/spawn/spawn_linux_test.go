@@ -1,0 +1,392 @@
+package spawn_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/sandbox/spawn"
+	"github.com/getmonroe/monroe/sandbox/spawn/spawntest"
+	"github.com/getmonroe/monroe/sandbox/wasmtest"
+)
+
+var workerPath, badPath string
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("MONROE_TEST_DAEMON"); dir != "" {
+		os.Exit(daemon(os.Getenv("MONROE_TEST_WORKER"), dir))
+	}
+	os.Exit(testMain(m))
+}
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "monroe-spawn-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil {
+		workerPath, err = spawntest.Build(context.Background(), dir, spawntest.Worker)
+	}
+	if err == nil {
+		badPath, err = spawntest.Build(context.Background(), dir, "./testdata/badworker")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// newSpawner returns a spawner whose end is checked: no process, no goroutine.
+func newSpawner(t *testing.T, path string, insecure bool) *spawn.Spawner {
+	t.Helper()
+	before := runtime.NumGoroutine()
+	s, err := spawn.New(path, insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		until := time.Now().Add(5 * time.Second)
+		for runtime.NumGoroutine() > before && time.Now().Before(until) {
+			runtime.Gosched()
+		}
+		if n := runtime.NumGoroutine(); n > before {
+			buf := make([]byte, 64<<10)
+			t.Errorf("%d goroutines, %d before:\n%s", n, before, buf[:runtime.Stack(buf, true)])
+		}
+	})
+	return s
+}
+
+// compiled returns a directory with a module that run workers can load.
+func compiled(t *testing.T, s *spawn.Spawner, module []byte) string {
+	t.Helper()
+	dir := t.TempDir()
+	if _, err := s.Compile(t.Context(), module, dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func start(t *testing.T, s *spawn.Spawner, dir string, cpu time.Duration) *spawn.Process {
+	t.Helper()
+	p, err := s.Spawn(t.Context(), spawn.ModeRun, dir, cpu)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+func TestWorkerDigest(t *testing.T) {
+	b, err := os.ReadFile(workerPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := newSpawner(t, workerPath, false); s.Digest() != abi.Digest(sha256.Sum256(b)) {
+		t.Error("the digest is not that of the program")
+	}
+	if _, err := spawn.New(workerPath+"-absent", false); err == nil {
+		t.Error("a program that does not exist was accepted")
+	}
+}
+
+func TestLinuxHealthyWorker(t *testing.T) {
+	s := newSpawner(t, workerPath, false)
+	const request = `{"op":"host.describe","v":1}`
+	p := start(t, s, compiled(t, s, wasmtest.Asks(request, 100)), time.Minute)
+	if os.Getuid() == 0 { // an undumpable process is root's to look at
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID()))
+		if want := "GOMEMLIMIT=1GiB\x00GOMAXPROCS=2\x00"; err != nil || string(env) != want {
+			t.Errorf("environment %q, error %v", env, err)
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+		if err != nil || !strings.Contains(string(status), "NoNewPrivs:\t1") || !strings.Contains(string(status), "Seccomp:\t2") {
+			t.Errorf("status %s, error %v", status, err)
+		}
+	}
+	out, err := spawntest.Play(p, spawntest.Script{})
+	if err != nil || out.Fault != nil || string(out.Result) != request || len(out.Calls) != 1 {
+		t.Errorf("outcome %+v, error %v", out, err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("the worker ended with %v; it printed %s", err, p.Stderr())
+	}
+	if v := p.Violations(); len(v) > 0 {
+		t.Errorf("reported: %v", v)
+	}
+}
+
+// TestLinuxReplay answers the first calls from the past. The worker reports their
+// fingerprints and makes the rest live; together they are more than a socket
+// buffers.
+func TestLinuxReplay(t *testing.T) {
+	b, im := wasmtest.Guest()
+	const calls, recorded = 4000, 3000
+	b.Data(0, []byte(`{"op":"time.now","v":1}`))
+	module := wasmtest.Run(b,
+		wasmtest.Repeat(calls, wasmtest.I32Const(0), wasmtest.I32Const(23), wasmtest.I32Const(4096), wasmtest.I32Const(4096), wasmtest.Call(im.Call), wasmtest.Drop),
+		wasmtest.I32Const(1), wasmtest.I32Const(4096), wasmtest.I32Const(8), wasmtest.Call(im.Write), wasmtest.Drop, wasmtest.I32Const(0))
+	s := newSpawner(t, workerPath, false)
+	script := spawntest.Script{Past: make([]spawntest.Reply, recorded), Answer: func(seq uint32, _ []byte) spawntest.Reply {
+		return spawntest.Reply{Body: []byte(fmt.Sprintf("%08d", seq)), At: int64(seq)}
+	}}
+	for i := range script.Past {
+		script.Past[i] = spawntest.Reply{Body: make([]byte, 1000), At: int64(i)}
+	}
+	out, err := spawntest.Play(start(t, s, compiled(t, s, module), 0), script)
+	if err != nil || out.Fault != nil {
+		t.Fatalf("outcome %+v, error %v", out, err)
+	}
+	if len(out.Seen) != recorded || len(out.Calls) != calls-recorded || string(out.Result) != "00003999" {
+		t.Errorf("%d seen, %d live, result %q", len(out.Seen), len(out.Calls), out.Result)
+	}
+	if want := abi.Fingerprint([]byte(`{"v":1,"op":"time.now"}`)); out.Seen[0] != want || out.Seen[recorded-1] != want {
+		t.Error("a fingerprint is not that of the request")
+	}
+}
+
+// TestCompileRefuses also shows that admission runs in the worker, and what the
+// engine refuses although the parser admits it.
+func TestCompileRefuses(t *testing.T) {
+	s := newSpawner(t, workerPath, false)
+	b, _ := wasmtest.Guest()
+	untyped := wasmtest.Run(b, wasmtest.Drop, wasmtest.I32Const(0))
+	for _, c := range []struct {
+		name   string
+		module []byte
+		want   wire.FaultCode
+	}{
+		{"empty", nil, wire.FaultModule},
+		{"component", append(wasmtest.Header(0x0001000d), 0), wire.FaultModule},
+		{"code that does not type-check", untyped, wire.FaultModule},
+		{"too many bytes", make([]byte, abi.MaxModule+1), wire.FaultTooLarge},
+	} {
+		dir := t.TempDir()
+		_, err := s.Compile(t.Context(), c.module, dir)
+		var f *spawn.FaultError
+		if !errors.As(err, &f) || f.Code != c.want {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "module.wasm")); err == nil {
+			t.Errorf("%s: the module was stored", c.name)
+		}
+	}
+}
+
+// TestLinuxHostileGuests are those that do not end by themselves: the kernel or the
+// host ends them, and the daemon goes on.
+func TestLinuxHostileGuests(t *testing.T) {
+	s := newSpawner(t, workerPath, false)
+	looping := func() []byte {
+		b, _ := wasmtest.Guest()
+		return wasmtest.Run(b, wasmtest.Forever(), wasmtest.I32Const(0))
+	}
+	starting := func() []byte {
+		b, _ := wasmtest.Guest()
+		b.Start(b.Func("", "", 0, wasmtest.Forever()))
+		return wasmtest.Run(b, wasmtest.I32Const(0))
+	}
+	t.Run("infinite loop, CPU limit", func(t *testing.T) {
+		p := start(t, s, compiled(t, s, looping()), time.Second)
+		out, err := spawntest.Play(p, spawntest.Script{})
+		// Play kills what fails, so the reason is the kernel's only if it was first.
+		if err == nil || out.Fault != nil {
+			t.Errorf("outcome %+v", out)
+		}
+		if err := p.Wait(); !errors.Is(err, spawn.ErrCPULimit) || p.CPUTime() > 3*time.Second {
+			t.Errorf("it ended with %v after %v", err, p.CPUTime())
+		}
+	})
+	t.Run("looping start function, CPU limit", func(t *testing.T) {
+		p := start(t, s, compiled(t, s, starting()), time.Second)
+		if _, err := spawntest.Play(p, spawntest.Script{}); err == nil {
+			t.Error("it returned")
+		}
+		if err := p.Wait(); !errors.Is(err, spawn.ErrCPULimit) {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+	t.Run("infinite loop, killed", func(t *testing.T) {
+		p := start(t, s, compiled(t, s, looping()), 0)
+		done := make(chan error, 1)
+		go func() {
+			_, err := spawntest.Play(p, spawntest.Script{})
+			done <- err
+		}()
+		p.Kill()
+		if err := <-done; err == nil {
+			t.Error("it returned")
+		}
+		if err := p.Wait(); !errors.Is(err, spawn.ErrKilled) {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+	t.Run("unbounded recursion", func(t *testing.T) {
+		b, _ := wasmtest.Guest()
+		f := b.Func("", "i", 0, wasmtest.Call(4), wasmtest.I32Const(1), wasmtest.Add)
+		out, err := spawntest.Play(start(t, s, compiled(t, s, wasmtest.Run(b, wasmtest.Call(f))), time.Minute), spawntest.Script{})
+		if err != nil || out.Fault == nil || out.Fault.Code != wire.FaultTrap {
+			t.Errorf("outcome %+v, error %v", out, err)
+		}
+	})
+	t.Run("host answers another call", func(t *testing.T) {
+		p := start(t, s, compiled(t, s, wasmtest.Asks("x", 8)), 0)
+		if err := errors.Join(
+			wire.WriteFrame(p.Conn, wire.KindStart, wire.EncodeJSON(wire.Start{Seed: make([]byte, 32)})),
+			wire.WriteFrame(p.Conn, wire.KindInput),
+			wire.WriteFrame(p.Conn, wire.KindReply, wire.AppendReply(nil, 7, 0))); err != nil {
+			t.Fatal(err)
+		}
+		var exit *exec.ExitError
+		if err := p.Wait(); !errors.As(err, &exit) || !strings.Contains(p.Stderr(), "reply to call 7") {
+			t.Errorf("it ended with %v and printed %s", err, p.Stderr())
+		}
+	})
+}
+
+func TestBadWorkers(t *testing.T) {
+	for _, c := range []struct{ mode, want string }{
+		{"silent", "no hand-over"},
+		{"exits", `out of order \x1b[31m`},
+		{"garbage", "it sent 0x67"},
+		{"hands over a file", "the descriptor is \"/dev/null\""},
+		{"hands over two files", "no hand-over"},
+		{"hands over nothing", "it sent 0x0"},
+		{"claims a listener", "it sent 0x1 with 0 descriptors"},
+		{"insecure silent", "no Ready frame"},
+		{"insecure giant", "too large"},
+		{"insecure other kind", "unexpected frame"},
+		{"insecure other protocol", "protocol 99"},
+		{"insecure nonsense", "cannot be read"},
+		{"insecure fault", "INTERNAL: no module"},
+	} {
+		t.Run(c.mode, func(t *testing.T) {
+			s := newSpawner(t, badPath, strings.HasPrefix(c.mode, "insecure"))
+			s.ReadyWithin = 500 * time.Millisecond
+			p, err := s.Spawn(t.Context(), spawn.ModeRun, "/nowhere/"+c.mode, 0)
+			if p != nil || !errors.Is(err, spawn.ErrNotReady) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+	t.Run("floods its standard error", func(t *testing.T) {
+		s := newSpawner(t, badPath, true)
+		p, err := s.Spawn(t.Context(), spawn.ModeRun, "/nowhere/insecure floods", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(p.Stderr()); n < 1000 || n > 2*spawn.MaxStderr {
+			t.Errorf("%d bytes kept", n)
+		}
+	})
+	t.Run("context ends", func(t *testing.T) {
+		s := newSpawner(t, badPath, false)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := s.Spawn(ctx, spawn.ModeRun, "/nowhere/silent", 0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("missing module", func(t *testing.T) {
+		s := newSpawner(t, workerPath, false)
+		_, err := s.Spawn(t.Context(), spawn.ModeRun, t.TempDir(), 0)
+		var f *spawn.FaultError
+		if !errors.As(err, &f) || f.Code != wire.FaultInternal {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestCloseEndsWorkers(t *testing.T) {
+	s := newSpawner(t, workerPath, false)
+	dir := compiled(t, s, wasmtest.Asks("x", 8))
+	p, q := start(t, s, dir, 0), start(t, s, dir, 0)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []*spawn.Process{p, q} {
+		if err := x.Wait(); !errors.Is(err, spawn.ErrKilled) {
+			t.Errorf("it ended with %v", err)
+		}
+	}
+	if _, err := s.Spawn(t.Context(), spawn.ModeRun, dir, 0); !errors.Is(err, spawn.ErrClosed) {
+		t.Errorf("a closed spawner: %v", err)
+	}
+}
+
+// TestLinuxDaemonDies kills a process that has a worker, and the worker goes too.
+func TestLinuxDaemonDies(t *testing.T) {
+	s := newSpawner(t, workerPath, false)
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "MONROE_TEST_DAEMON="+compiled(t, s, wasmtest.Asks("x", 8)), "MONROE_TEST_WORKER="+workerPath)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil || syscall.Kill(pid, 0) != nil {
+		t.Fatalf("no worker: %q, %v", line, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	for until := time.Now().Add(10 * time.Second); alive(pid); runtime.Gosched() {
+		if time.Now().After(until) {
+			t.Fatalf("the worker %d outlived its daemon", pid)
+		}
+	}
+}
+
+// alive is false for a zombie, whose new parent may not have noticed yet.
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z")
+}
+
+// daemon has a worker, says which, and waits to be killed.
+func daemon(path, dir string) int {
+	s, err := spawn.New(path, false)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	p, err := s.Spawn(context.Background(), spawn.ModeRun, dir, 0)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(p.PID())
+	<-p.Done()
+	return 1
+}

@@ -1,0 +1,65 @@
+//go:build linux
+
+// Badworker misbehaves as the last element of its directory says. It exists for
+// tests.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/getmonroe/monroe/abi/wire"
+)
+
+func main() {
+	host := os.NewFile(wire.FD, "host")
+	send := func(b []byte) { _, _ = host.Write(b) }
+	ready := func(r wire.Ready) { _ = wire.WriteFrame(host, wire.KindReady, wire.EncodeJSON(r)) }
+	good := wire.Ready{Protocol: wire.Version, Engine: "bad", Enforced: []string{"no_new_privs"}}
+	switch filepath.Base(os.Args[len(os.Args)-1]) {
+	case "silent":
+	case "exits":
+		fmt.Fprintln(os.Stderr, "out of order \x1b[31m")
+		os.Exit(3)
+	case "garbage":
+		send([]byte(strings.Repeat("garbage ", 100)))
+	case "hands over a file":
+		_ = unix.Sendmsg(wire.FD, []byte{wire.HandoverListener}, unix.UnixRights(0), nil, 0)
+		ready(good)
+	case "hands over two files":
+		_ = unix.Sendmsg(wire.FD, []byte{wire.HandoverListener}, unix.UnixRights(0, 1), nil, 0)
+		ready(good)
+	case "hands over nothing":
+		send([]byte{wire.HandoverNone})
+		ready(good)
+	case "claims a listener":
+		send([]byte{wire.HandoverListener})
+		ready(good)
+	case "insecure silent":
+		send([]byte{wire.HandoverNone})
+	case "insecure giant":
+		send([]byte{wire.HandoverNone, 0xff, 0xff, 0xff, 0xff, byte(wire.KindReady)})
+	case "insecure other kind":
+		send([]byte{wire.HandoverNone, 2, 0, 0, 0, byte(wire.KindCompiled), 0})
+	case "insecure other protocol":
+		send([]byte{wire.HandoverNone})
+		ready(wire.Ready{Protocol: 99, Engine: "bad"})
+	case "insecure nonsense":
+		send([]byte{wire.HandoverNone, 3, 0, 0, 0, byte(wire.KindReady), '[', ']'})
+	case "insecure fault":
+		send([]byte{wire.HandoverNone})
+		_ = wire.WriteFrame(host, wire.KindFault, wire.EncodeJSON(wire.Fault{Code: wire.FaultInternal, Message: "no module"}))
+	case "insecure floods":
+		send([]byte{wire.HandoverNone})
+		for range 1000 {
+			_, _ = os.Stderr.WriteString(strings.Repeat("flood\n", 1000))
+		}
+		ready(good)
+	}
+	// Stuck: it neither reads nor ends.
+	_ = unix.Pause()
+}
