@@ -11,7 +11,9 @@
 // # Layout
 //
 // A frame is a little-endian uint32 that counts the kind byte and the payload,
-// the kind byte, and the payload. Integers in payloads are little-endian.
+// the kind byte, and the payload. Integers in payloads are little-endian. A sequence
+// is the number of a host call of the run, counted from 1; recorded ones are counted,
+// too.
 //
 // # A run
 //

@@ -250,9 +250,11 @@ func (d demoCmd) approve(e *env, c *client.Client, id host.ApprovalID) error {
 	e.printf("\n")
 	e.approval(v)
 	if d.Yes {
-		_, err := c.Decide(e.ctx, id, api.Approve, v.Digest)
+		if _, err := c.Decide(e.ctx, id, api.Approve, v.Digest); err != nil {
+			return err
+		}
 		e.printf("approved with the owner's token\n\n")
-		return err
+		return nil
 	}
 	e.printf(`
 Nothing has left yet. To let it go, in another terminal:

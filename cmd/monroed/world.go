@@ -73,10 +73,7 @@ func worldBuilder(o *config.Operator, dir string) (func(*config.Workspace) (brok
 			return nil, err
 		}
 		// A new connector is one line here.
-		c.Connectors = []connectors.Connector{folders, fetch, post}
-		if model != nil {
-			c.Connectors = append(c.Connectors, model)
-		}
+		c.Connectors = []connectors.Connector{folders, fetch, post, model}
 		e, err := egress.New(c)
 		if err != nil {
 			return nil, err
@@ -119,8 +116,9 @@ func mailOf(m config.Mail, dir string, e *egress.Config) (*mail.Mail, []vault.Cr
 }
 
 func modelOf(m config.Model, e *egress.Config) (*llm.LLM, []vault.Credential, error) {
-	if len(m.Allowed) == 0 {
-		return nil, nil, nil // no model: llm.chat is UNSUPPORTED
+	if len(m.Allowed) == 0 { // llm.chat is there, and every call of it is refused
+		out, err := llm.New(llm.Config{})
+		return out, nil, err
 	}
 	c := llm.Config{BaseURL: m.BaseURL, Default: m.Default, OldLimit: m.MaxTokens, Models: map[string]llm.Price{}}
 	for _, a := range m.Allowed {

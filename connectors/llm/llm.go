@@ -68,7 +68,8 @@ type Config struct {
 	BaseURL string
 	// Connection is the id of the credential; empty if the endpoint needs none.
 	Connection string
-	// Models are the only ones that may be called, by their exact ids.
+	// Models are the only ones that may be called, by their exact ids. Without any,
+	// every call is refused.
 	Models map[string]Price
 	// Default is the model that a call without one gets; empty means that a call has
 	// to name one. It must be one of Models.
@@ -101,9 +102,6 @@ func New(c Config) (*LLM, error) {
 		return nil, fmt.Errorf("llm: BaseURL %q: it is an http or https URL without a query", c.BaseURL)
 	}
 	c.BaseURL = strings.TrimSuffix(t.URL, "chat/completions")
-	if len(c.Models) == 0 {
-		return nil, fmt.Errorf("llm: Models is empty: name the models that may be called, with their prices")
-	}
 	c.Models = maps.Clone(c.Models)
 	for _, id := range slices.Sorted(maps.Keys(c.Models)) {
 		p := c.Models[id]
@@ -190,6 +188,9 @@ func (l *LLM) read(c connectors.Call) (*ChatArgs, Price, *abi.Denial) {
 	}
 	if d := a.check(); d != nil {
 		return nil, Price{}, d
+	}
+	if len(l.c.Models) == 0 {
+		return nil, Price{}, abi.Deny(abi.Denied, "no model is set up on this host", "the operator names an endpoint and its models in operator.yaml")
 	}
 	price, ok := l.c.Models[a.Model]
 	if !ok {

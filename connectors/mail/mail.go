@@ -159,11 +159,11 @@ func (m *Mail) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
 	p.Audience = slices.Clone(p.Resources)
 	if m.c.Server != "" {
 		p.Frozen.SMTP = &connectors.SMTPMessage{Server: m.c.Server, From: m.c.From, To: all, Data: data}
-		p.Destination = "smtp:" + m.c.Server
+		p.Destination = strings.Join(all, ", ") + " by smtp:" + m.c.Server
 	} else {
 		unique := fmt.Sprintf("%d.%s.monroe", c.Now.Unix(), c.Key)
 		p.Frozen.Maildir = &connectors.Maildir{Folder: m.c.Maildir, Unique: unique, From: m.c.From, To: all, Data: data}
-		p.Destination = "maildir:" + m.c.Maildir
+		p.Destination = strings.Join(all, ", ") + " by maildir:" + m.c.Maildir
 	}
 	return p, nil
 }

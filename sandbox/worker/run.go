@@ -19,7 +19,7 @@ var errLink = errors.New("the host is gone")
 type run struct {
 	*link
 	past uint32 // recorded replies that the guest has not asked for yet
-	seq  uint32 // of the next call that reaches the host
+	seq  uint32 // of the next call, from 1
 }
 
 // run serves one run after Ready.
@@ -28,7 +28,7 @@ func (l *link) run(module sandbox.Module) error {
 	if err != nil {
 		return err
 	}
-	r := &run{link: l, past: start.Past}
+	r := &run{link: l, past: start.Past, seq: 1}
 	host := sandbox.NewHost(sandbox.Config{
 		Limits: start.Limits, Seed: [32]byte(start.Seed), TimeNS: start.TimeNS, Input: input,
 		Call: r.call, Log: r.log,

@@ -232,8 +232,8 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 	type approvalID struct {
 		ID host.ApprovalID `path:"id" maxLength:"64"`
 	}
-	type decision struct {
-		approvalID
+	type decision struct { // huma does not fill what is embedded unexported
+		ID   host.ApprovalID `path:"id" maxLength:"64"`
 		Body api.Decision
 	}
 	add(a, fail, route{"list-approvals", get, "/v1/approvals", "What waits for a person, or did", host.ScopeRead, 0, 0},

@@ -96,7 +96,7 @@ func open(p *spawn.Process, s Script) error {
 		return err
 	}
 	for i, r := range s.Past {
-		if err := wire.WriteFrame(p.Conn, wire.KindPast, wire.AppendReply(nil, uint32(i), r.At), r.Body); err != nil {
+		if err := wire.WriteFrame(p.Conn, wire.KindPast, wire.AppendReply(nil, uint32(i)+1, r.At), r.Body); err != nil {
 			return err
 		}
 	}
@@ -113,7 +113,7 @@ func serve(p *spawn.Process, s Script) (*Outcome, error) {
 		switch kind {
 		case wire.KindSeen:
 			seq, digest, err := wire.ParseSeen(payload)
-			if err != nil || int(seq) != len(out.Seen) {
+			if err != nil || int(seq) != len(out.Seen)+1 {
 				return out, fmt.Errorf("seen %d after %d: %w", seq, len(out.Seen), errors.Join(err))
 			}
 			out.Seen = append(out.Seen, digest)
