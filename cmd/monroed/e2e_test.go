@@ -371,4 +371,3 @@ func cli(t *testing.T, args ...string) (out string, status int) {
 	}
 	return string(b), cmd.ProcessState.ExitCode()
 }
-
