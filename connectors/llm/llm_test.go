@@ -146,11 +146,19 @@ func TestModelWithoutPriceIsRefused(t *testing.T) {
 		}
 	}
 	for name, models := range map[string]map[string]llm.Price{
-		"none": nil, "zero": {"a": {}}, "negative": {"a": {Input: -1}}, "free and not": {"a": {Free: true, Input: 1}}, "id": {"a*": {Free: true}}, "empty id": {"": {Free: true}},
+		"zero": {"a": {}}, "negative": {"a": {Input: -1}}, "free and not": {"a": {Free: true, Input: 1}}, "id": {"a*": {Free: true}}, "empty id": {"": {Free: true}},
 	} {
 		if _, err := llm.New(llm.Config{Models: models}); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
+	}
+	// A host without models refuses every call instead of not starting.
+	closed, err := llm.New(llm.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, d := closed.Plan(chat(conversation)); d == nil || d.Code != abi.Denied {
+		t.Errorf("without models: %v", d)
 	}
 	for _, u := range []string{"ftp://x.example", "https://u:p@x.example/v1", "https://x.example/v1?a=b", "x"} {
 		if _, err := llm.New(llm.Config{BaseURL: u, Models: config().Models}); err == nil {
