@@ -119,7 +119,10 @@ func (d demoCmd) daemon(e *env) (stop func(), err error) {
 		return nil, err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait(); cancel() }()
+	go func() {
+		ended <- cmd.Wait()
+		cancel()
+	}()
 	if err := e.ready(ctx); err != nil {
 		cancel()
 		<-ended

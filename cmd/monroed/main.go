@@ -100,7 +100,8 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	unix, err := net.Listen("unix", socket)
+	var lc net.ListenConfig
+	unix, err := lc.Listen(ctx, "unix", socket)
 	if err != nil {
 		return err
 	}
@@ -113,7 +114,7 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 		if a := net.ParseIP(ip); err != nil || a == nil || !a.IsLoopback() {
 			return fmt.Errorf("listen %q: only a loopback address such as 127.0.0.1:7070 is served; put a proxy with TLS before it", tcp)
 		}
-		l, err := net.Listen("tcp", tcp)
+		l, err := lc.Listen(ctx, "tcp", tcp)
 		if err != nil {
 			return err
 		}

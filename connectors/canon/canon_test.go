@@ -118,7 +118,8 @@ func TestAFormIsItsOwnForm(t *testing.T) {
 func checkURL(t interface {
 	Fatalf(string, ...any)
 	Helper()
-}, raw string) {
+}, raw string,
+) {
 	t.Helper()
 	a, err := canon.URL(raw)
 	if err != nil {
@@ -164,7 +165,8 @@ func TestAPathStaysBelowItsFolder(t *testing.T) {
 func checkPath(t interface {
 	Fatalf(string, ...any)
 	Helper()
-}, raw string) {
+}, raw string,
+) {
 	t.Helper()
 	p, err := canon.Path(raw)
 	if err != nil {
@@ -184,7 +186,8 @@ func checkPath(t interface {
 func checkAddress(t interface {
 	Fatalf(string, ...any)
 	Helper()
-}, raw string) {
+}, raw string,
+) {
 	t.Helper()
 	a, err := canon.Address(raw)
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-
 	"strings"
 	"testing"
 	"time"
@@ -214,7 +213,7 @@ func parse(t *testing.T, status int, header map[string][]string, body io.Reader)
 }
 
 func TestParsesWordsToolCallsAndUsage(t *testing.T) {
-	r, words, d := parse(t, 200, nil, stream(
+	_, _, d := parse(t, 200, nil, stream(
 		": OPENROUTER PROCESSING", delta(`{"role":"assistant","content":"Hel"}`), delta(`{"content":"lo"}`),
 		delta(`{"tool_calls":[{"index":0,"id":"call_7","type":"function","function":{"name":"files-read","arguments":""}}]}`),
 		delta(`{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\":"}}]}`), delta(`{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}`),
@@ -222,7 +221,7 @@ func TestParsesWordsToolCallsAndUsage(t *testing.T) {
 	if d == nil {
 		t.Fatal("a comment inside a data line was accepted")
 	}
-	r, words, d = parse(t, 200, nil, io.MultiReader(strings.NewReader(": OPENROUTER PROCESSING\n\n"), stream(
+	r, words, d := parse(t, 200, nil, io.MultiReader(strings.NewReader(": OPENROUTER PROCESSING\n\n"), stream(
 		delta(`{"role":"assistant","content":"Hel"}`), delta(`{"content":"lo"}`),
 		delta(`{"tool_calls":[{"index":0,"id":"call_7","type":"function","function":{"name":"files-read","arguments":""}}]}`),
 		delta(`{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\":"}}]}`), delta(`{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}`),

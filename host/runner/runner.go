@@ -230,7 +230,7 @@ func (r *Runner) once(ctx context.Context, id host.RunID) {
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
 		if errors.Is(context.Cause(ctx), ErrCancelled) {
-			r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+			r.end(id, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
 		}
 		return
 	}
@@ -238,11 +238,19 @@ func (r *Runner) once(ctx context.Context, id host.RunID) {
 	switch {
 	case err == nil, errors.Is(err, broker.ErrSuspended):
 	case errors.Is(context.Cause(ctx), ErrCancelled):
-		r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+		r.end(id, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
 	case r.ctx.Err() != nil: // the daemon stops: the next one goes on
 	default:
 		r.Log.Error("run failed", slog.String("run", string(id)), slog.String("error", err.Error()))
-		r.finish(id, nil, ending{state: host.StateFailed, failure: explain(err)})
+		r.end(id, ending{state: host.StateFailed, failure: explain(err)})
+	}
+}
+
+// end records the end of a run that has no worker. If that fails, the run is still
+// open in the store and the next daemon takes it up again.
+func (r *Runner) end(id host.RunID, e ending) {
+	if err := r.finish(id, nil, e); err != nil {
+		r.Log.Error("the end of a run could not be recorded", slog.String("run", string(id)), slog.String("error", err.Error()))
 	}
 }
 
