@@ -118,9 +118,10 @@ func (d demoCmd) daemon(e *env) (stop func(), err error) {
 		cancel()
 		return nil, err
 	}
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
-		ended <- cmd.Wait()
+		defer close(ended)
+		_ = cmd.Wait() // what it has to say is in its log
 		cancel()
 	}()
 	if err := e.ready(ctx); err != nil {
