@@ -6,7 +6,7 @@ MAKEFLAGS += --no-builtin-rules
 export GOFLAGS ?= -buildvcs=false
 GO     ?= go
 HOME_  ?= $(CURDIR)/.monroe
-FILES  ?= $(CURDIR)
+FILES  ?= $(CURDIR)/docs
 LINT    = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 LDFLAGS = -s -w
 
@@ -27,7 +27,7 @@ guests: ## build the built-in guests into bin/guests
 	@echo "building the built-in guests"
 	@$(GO) run ./guest/build -o bin/guests
 
-run: build ## run the digest skill over FILES (default: this repository's documents), and ask before the mail leaves
+run: build ## run the digest skill over FILES (default: docs), and ask before the mail leaves
 	@bin/monroe --home "$(HOME_)" -w demo demo --files "$(FILES)" $(ARGS)
 
 demo: build ## the same without a question: the owner's token approves
