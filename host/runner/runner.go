@@ -97,24 +97,18 @@ func New(c Config) *Runner {
 
 // Start takes up every run that had not ended when the daemon stopped.
 func (r *Runner) Start() error {
-	open, err := r.open()
+	var list []host.RunID
+	err := r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
+		list, err = tx.Busy()
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	for _, run := range open {
-		if run.State != host.StateWaiting {
-			r.Wake(run.ID)
-		}
+	for _, id := range list {
+		r.Wake(id)
 	}
 	return r.Sweep()
-}
-
-func (r *Runner) open() (runs []store.Run, err error) {
-	err = r.Store.Read(r.ctx, func(tx *store.Tx) error {
-		runs, err = tx.OpenRuns()
-		return err
-	})
-	return runs, err
 }
 
 // Sweep wakes what has waited long enough: timers, expired approvals, new months,
@@ -134,28 +128,9 @@ func (r *Runner) Sweep() error {
 		r.Wake(id)
 	}
 	var due []host.RunID
-	err = r.Store.Read(r.ctx, func(tx *store.Tx) error {
-		runs, err := tx.OpenRuns()
-		if err != nil {
-			return err
-		}
-		answered := map[host.RunID]bool{}
-		for _, state := range []host.ApprovalState{host.ApprovalApproved, host.ApprovalRejected, host.ApprovalExpired} {
-			list, err := tx.Approvals(state)
-			if err != nil {
-				return err
-			}
-			for _, a := range list {
-				answered[a.Run] = true
-			}
-		}
-		for _, run := range runs {
-			timed := run.Wait != host.WaitApproval && !run.WakeAt.IsZero() && !now.Before(run.WakeAt)
-			if run.State == host.StateWaiting && (timed || run.Wait == host.WaitApproval && answered[run.ID] && r.answered(tx, run.ID)) {
-				due = append(due, run.ID)
-			}
-		}
-		return nil
+	err = r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
+		due, err = tx.Due(now)
+		return err
 	})
 	for _, id := range due {
 		r.Wake(id)
@@ -163,27 +138,15 @@ func (r *Runner) Sweep() error {
 	return err
 }
 
-// answered reports whether the approval that a run waits for now is not pending.
-func (r *Runner) answered(tx *store.Tx, id host.RunID) bool {
-	list, err := tx.Approvals(host.ApprovalPending)
-	if err != nil {
-		return false
-	}
-	for _, a := range list {
-		if a.Run == id {
-			return false
-		}
-	}
-	return true
-}
-
 // WakeBudget wakes every run that waits for money.
 func (r *Runner) WakeBudget() error {
-	open, err := r.open()
-	for _, run := range open {
-		if run.State == host.StateWaiting && run.Wait == host.WaitBudget {
-			r.Wake(run.ID)
-		}
+	var list []host.RunID
+	err := r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
+		list, err = tx.Waiting(host.WaitBudget)
+		return err
+	})
+	for _, id := range list {
+		r.Wake(id)
 	}
 	return err
 }
