@@ -17,13 +17,17 @@ func TestCanonicalVectors(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		// RFC 8785, 3.2.3: keys are sorted by UTF-16 units, so the emoji (d83d …)
 		// comes before the Hebrew letter's presentation form (fb33).
-		{`{"\u20ac":"Euro Sign","\r":"Carriage Return","\ufb33":"Hebrew Letter Dalet With Dagesh","1":"One",` +
-			`"\ud83d\ude00":"Emoji: Grinning Face","\u0080":"Control","\u00f6":"Latin Small Letter O With Diaeresis"}`,
+		{
+			`{"\u20ac":"Euro Sign","\r":"Carriage Return","\ufb33":"Hebrew Letter Dalet With Dagesh","1":"One",` +
+				`"\ud83d\ude00":"Emoji: Grinning Face","\u0080":"Control","\u00f6":"Latin Small Letter O With Diaeresis"}`,
 			"{\"\\r\":\"Carriage Return\",\"1\":\"One\",\"\u0080\":\"Control\",\"ö\":\"Latin Small Letter O With Diaeresis\"," +
-				"\"€\":\"Euro Sign\",\"😀\":\"Emoji: Grinning Face\",\"\ufb33\":\"Hebrew Letter Dalet With Dagesh\"}"},
+				"\"€\":\"Euro Sign\",\"😀\":\"Emoji: Grinning Face\",\"\ufb33\":\"Hebrew Letter Dalet With Dagesh\"}",
+		},
 		// RFC 8785, 3.2.2: strings and literals.
-		{`{"string":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/","literals":[null,true,false]}`,
-			`{"literals":[null,true,false],"string":"€$\u000f\nA'B\"\\\\\"/"}`},
+		{
+			`{"string":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/","literals":[null,true,false]}`,
+			`{"literals":[null,true,false],"string":"€$\u000f\nA'B\"\\\\\"/"}`,
+		},
 		{` [ 1 , {} , [ ] , "" ]` + "\t\r\n", `[1,{},[],""]`},
 		{`{"b":1,"a":{"d":0,"c":-5}}`, `{"a":{"c":-5,"d":0},"b":1}`},
 		{`9007199254740991`, `9007199254740991`},

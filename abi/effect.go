@@ -41,6 +41,7 @@ func (e Effect) Asks() bool {
 	switch e {
 	case EffectNone, EffectRead, EffectRespond, EffectState, EffectMetered:
 		return false
+	case EffectWrite, EffectSend, EffectPay, EffectDelete, EffectShare, EffectAdmin:
 	}
 	return true
 }

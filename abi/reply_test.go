@@ -101,8 +101,18 @@ func TestMoney(t *testing.T) {
 		n     int64
 		want  abi.MicroUSD
 	}{
-		{0, 5, 0}, {5, 0, 0}, {-1, 5, 0}, {5, -1, 0}, {1, 1, 1}, {999_999, 1, 1}, {1_000_000, 1, 1}, {1_000_001, 1, 2},
-		{3_000_000, 1000, 3000}, {150_000, 7, 2}, {math.MaxInt64, 2, math.MaxInt64 / 1_000_000}, {2, math.MaxInt64, math.MaxInt64 / 1_000_000},
+		{0, 5, 0},
+		{5, 0, 0},
+		{-1, 5, 0},
+		{5, -1, 0},
+		{1, 1, 1},
+		{999_999, 1, 1},
+		{1_000_000, 1, 1},
+		{1_000_001, 1, 2},
+		{3_000_000, 1000, 3000},
+		{150_000, 7, 2},
+		{math.MaxInt64, 2, math.MaxInt64 / 1_000_000},
+		{2, math.MaxInt64, math.MaxInt64 / 1_000_000},
 	} {
 		if got := c.price.Times(c.n); got != c.want {
 			t.Errorf("%d × %d is %d, want %d", c.price, c.n, got, c.want)

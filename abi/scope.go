@@ -60,29 +60,33 @@ func CheckPattern(p Pattern) error {
 // Covers reports whether the pattern covers the resource. What is malformed is
 // covered by nothing and covers nothing.
 func (p Pattern) Covers(resource string) bool {
-	if CheckPattern(p) != nil || CheckResource(resource) != nil {
+	// The comparison is cheaper than the checks, and most patterns of a table do not
+	// match; it only counts together with them.
+	return p.matches(resource) && CheckPattern(p) == nil && CheckResource(resource) == nil
+}
+
+// matches compares segment by segment. Its answer means something only for a
+// well-formed pattern and resource.
+func (p Pattern) matches(resource string) bool {
+	scheme, pat, _ := strings.Cut(string(p), ":")
+	other, res, _ := strings.Cut(resource, ":")
+	if scheme != other {
 		return false
 	}
-	ps, pat, _ := splitResource(string(p))
-	rs, res, _ := splitResource(resource)
-	if ps != rs {
-		return false
-	}
-	for i, g := range pat {
-		switch {
-		case g == "**":
+	patMore, resMore := pat != "", res != ""
+	for patMore {
+		var g, r string
+		if g, pat, patMore = strings.Cut(pat, "/"); g == "**" {
 			return true
-		case i >= len(res):
+		}
+		if !resMore {
 			return false
-		case g == "*":
-			if res[i] == "" {
-				return false
-			}
-		case g != res[i]:
+		}
+		if r, res, resMore = strings.Cut(res, "/"); g != r && (g != "*" || r == "") {
 			return false
 		}
 	}
-	return len(pat) == len(res)
+	return !resMore
 }
 
 // splitResource returns the scheme and the segments of the rest.

@@ -77,6 +77,21 @@ type Principal struct {
 	Role  Role        `json:"role"`
 }
 
+// Gate narrows what an operation's effect says. It can never widen it.
+type Gate string
+
+const (
+	GateDefault Gate = ""     // as the effect says
+	GateAsk     Gate = "ask"  // a person is asked, for reads too
+	GateDeny    Gate = "deny" // never
+)
+
+// Ceiling is the most that the operator lets any workspace grant.
+type Ceiling struct {
+	Operation string      `yaml:"operation" json:"operation"`
+	Resource  abi.Pattern `yaml:"resource" json:"resource"`
+}
+
 // TokenScope is one thing that a token may be used for.
 type TokenScope string
 

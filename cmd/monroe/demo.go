@@ -118,8 +118,12 @@ func (d demoCmd) daemon(e *env) (stop func(), err error) {
 		cancel()
 		return nil, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait(); cancel() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // what it has to say is in its log
+		cancel()
+	}()
 	if err := e.ready(ctx); err != nil {
 		cancel()
 		<-ended

@@ -73,6 +73,8 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 		return fmt.Errorf("the worker program %s: %w", f.Worker, err)
 	}
 	defer spawner.Close() //nolint:errcheck // the process ends
+	// A guest that makes its process try this has left its engine: it ends there.
+	spawner.OnViolation = func(p *spawn.Process, _ spawn.Violation) { p.Kill() }
 	build, err := worldBuilder(operator, dir)
 	if err != nil {
 		return err
@@ -100,7 +102,8 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	unix, err := net.Listen("unix", socket)
+	var lc net.ListenConfig
+	unix, err := lc.Listen(ctx, "unix", socket)
 	if err != nil {
 		return err
 	}
@@ -113,7 +116,7 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 		if a := net.ParseIP(ip); err != nil || a == nil || !a.IsLoopback() {
 			return fmt.Errorf("listen %q: only a loopback address such as 127.0.0.1:7070 is served; put a proxy with TLS before it", tcp)
 		}
-		l, err := net.Listen("tcp", tcp)
+		l, err := lc.Listen(ctx, "tcp", tcp)
 		if err != nil {
 			return err
 		}

@@ -99,8 +99,10 @@ func (h *HTTP) Operations() []connectors.Operation {
 			`"accept_language":{"type":"string","description":"the Accept-Language header"}},` +
 			`"required":["url"],"additionalProperties":false}`),
 		Allow: []connectors.Request{
-			{Method: "GET", URL: "https:**"}, {Method: "HEAD", URL: "https:**"},
-			{Method: "GET", URL: "http:**"}, {Method: "HEAD", URL: "http:**"},
+			{Method: "GET", URL: "https:**"},
+			{Method: "HEAD", URL: "https:**"},
+			{Method: "GET", URL: "http:**"},
+			{Method: "HEAD", URL: "http:**"},
 		},
 	}}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-
 	"strings"
 	"testing"
 	"time"
@@ -146,11 +145,19 @@ func TestModelWithoutPriceIsRefused(t *testing.T) {
 		}
 	}
 	for name, models := range map[string]map[string]llm.Price{
-		"none": nil, "zero": {"a": {}}, "negative": {"a": {Input: -1}}, "free and not": {"a": {Free: true, Input: 1}}, "id": {"a*": {Free: true}}, "empty id": {"": {Free: true}},
+		"zero": {"a": {}}, "negative": {"a": {Input: -1}}, "free and not": {"a": {Free: true, Input: 1}}, "id": {"a*": {Free: true}}, "empty id": {"": {Free: true}},
 	} {
 		if _, err := llm.New(llm.Config{Models: models}); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
+	}
+	// A host without models refuses every call instead of not starting.
+	closed, err := llm.New(llm.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, d := closed.Plan(chat(conversation)); d == nil || d.Code != abi.Denied {
+		t.Errorf("without models: %v", d)
 	}
 	for _, u := range []string{"ftp://x.example", "https://u:p@x.example/v1", "https://x.example/v1?a=b", "x"} {
 		if _, err := llm.New(llm.Config{BaseURL: u, Models: config().Models}); err == nil {
@@ -206,7 +213,7 @@ func parse(t *testing.T, status int, header map[string][]string, body io.Reader)
 }
 
 func TestParsesWordsToolCallsAndUsage(t *testing.T) {
-	r, words, d := parse(t, 200, nil, stream(
+	_, _, d := parse(t, 200, nil, stream(
 		": OPENROUTER PROCESSING", delta(`{"role":"assistant","content":"Hel"}`), delta(`{"content":"lo"}`),
 		delta(`{"tool_calls":[{"index":0,"id":"call_7","type":"function","function":{"name":"files-read","arguments":""}}]}`),
 		delta(`{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\":"}}]}`), delta(`{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}`),
@@ -214,7 +221,7 @@ func TestParsesWordsToolCallsAndUsage(t *testing.T) {
 	if d == nil {
 		t.Fatal("a comment inside a data line was accepted")
 	}
-	r, words, d = parse(t, 200, nil, io.MultiReader(strings.NewReader(": OPENROUTER PROCESSING\n\n"), stream(
+	r, words, d := parse(t, 200, nil, io.MultiReader(strings.NewReader(": OPENROUTER PROCESSING\n\n"), stream(
 		delta(`{"role":"assistant","content":"Hel"}`), delta(`{"content":"lo"}`),
 		delta(`{"tool_calls":[{"index":0,"id":"call_7","type":"function","function":{"name":"files-read","arguments":""}}]}`),
 		delta(`{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\":"}}]}`), delta(`{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}`),

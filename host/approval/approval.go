@@ -19,6 +19,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -166,7 +167,7 @@ func Take(tx *store.Tx, keys *vault.Keyset, q Question, again bool, now time.Tim
 	}
 	want := q.detail()
 	if d.Digest != want.Digest || d.Destination != want.Destination || d.Account != want.Account || d.Module != want.Module ||
-		d.Operation != want.Operation || d.Label.String() != want.Label.String() || a.Run != q.Run.ID || a.Call != q.Call {
+		d.Operation != want.Operation || !slices.Equal(d.Resources, want.Resources) || !slices.Equal(d.Readers, want.Readers) || d.Label.String() != want.Label.String() || a.Run != q.Run.ID || a.Call != q.Call {
 		return nil, a.Approval, fmt.Errorf("%w: the call is not the one that was shown", ErrBroken)
 	}
 	if a.State == host.ApprovalUsed && again {

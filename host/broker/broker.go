@@ -126,7 +126,9 @@ func (b *Broker) Do(ctx context.Context, s *Session, call uint32, raw []byte) (R
 	// 6. Perform. A permit covers the frozen bytes and nothing else; the zero permit
 	// covers nothing.
 	if c.denial == nil {
-		b.perform(ctx, s, c, permit)
+		if err := b.perform(ctx, s, c, permit); err != nil {
+			return Reply{}, err
+		}
 	}
 	// 7. Label what came back.
 	b.scanIn(ctx, c)

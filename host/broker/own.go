@@ -24,36 +24,46 @@ import (
 type ownOp struct {
 	effect abi.Effect
 	// do fills c.result or c.denial, and c.writes for what it changes.
-	do func(context.Context, *Broker, *Session, *call)
+	do func(context.Context, *Broker, *Session, *call) error
 }
 
 // own finds an op that the host answers itself.
 func own(op abi.Op) (ownOp, bool) {
 	switch op {
 	case abi.OpDescribe:
-		return ownOp{abi.EffectNone, doDescribe}, true
+		return ownOp{abi.EffectNone, always(doDescribe)}, true
 	case abi.OpProgress:
-		return ownOp{abi.EffectNone, doProgress}, true
+		return ownOp{abi.EffectNone, always(doProgress)}, true
 	case abi.OpLog:
-		return ownOp{abi.EffectNone, doLog}, true
+		return ownOp{abi.EffectNone, always(doLog)}, true
 	case abi.OpTimeNow:
-		return ownOp{abi.EffectNone, doTime}, true
+		return ownOp{abi.EffectNone, always(doTime)}, true
 	case abi.OpTimeSleep:
-		return ownOp{abi.EffectNone, doSleep}, true
+		return ownOp{abi.EffectNone, always(doSleep)}, true
 	case abi.OpRandom:
-		return ownOp{abi.EffectNone, doRandom}, true
+		return ownOp{abi.EffectNone, always(doRandom)}, true
 	case abi.OpToolList:
-		return ownOp{abi.EffectNone, doToolList}, true
+		return ownOp{abi.EffectNone, always(doToolList)}, true
 	case abi.OpKVGet:
-		return ownOp{abi.EffectState, doKVGet}, true
+		return ownOp{abi.EffectState, always(doKVGet)}, true
 	case abi.OpKVPut:
-		return ownOp{abi.EffectState, doKVPut}, true
+		return ownOp{abi.EffectState, always(doKVPut)}, true
 	case abi.OpKVDelete:
-		return ownOp{abi.EffectState, doKVDelete}, true
+		return ownOp{abi.EffectState, always(doKVDelete)}, true
 	case abi.OpKVList:
-		return ownOp{abi.EffectState, doKVList}, true
+		return ownOp{abi.EffectState, always(doKVList)}, true
+	case abi.OpBatch:
+		return ownOp{abi.EffectNone, doBatch}, true
 	}
 	return ownOp{}, false
+}
+
+// always is for an op that cannot stop the run.
+func always(do func(context.Context, *Broker, *Session, *call)) func(context.Context, *Broker, *Session, *call) error {
+	return func(ctx context.Context, b *Broker, s *Session, c *call) error {
+		do(ctx, b, s, c)
+		return nil
+	}
 }
 
 // Limits of the ops of this file.
@@ -74,8 +84,6 @@ func (b *Broker) planOwn(s *Session, c *call, own ownOp) {
 		c.started, c.recorded, c.past = e.Started, true, true
 	}
 }
-
-func (b *Broker) performOwn(ctx context.Context, s *Session, c *call) { c.own.do(ctx, b, s, c) }
 
 // decideOwn lets everything pass but a timer, which waits here.
 func (b *Broker) decideOwn(ctx context.Context, s *Session, c *call) error {
@@ -224,6 +232,38 @@ func doRandom(_ context.Context, _ *Broker, _ *Session, c *call) {
 	r := abi.RandomResult{Base64: make([]byte, a.N)}
 	_, _ = rand.Read(r.Base64) // never fails (crypto/rand)
 	c.result = r
+}
+
+// doBatch answers several requests in order. Each goes through the door like any
+// other call; the batch itself may only hold them together.
+func doBatch(ctx context.Context, b *Broker, s *Session, c *call) error {
+	var a struct {
+		Requests []json.RawMessage `json:"requests"`
+	}
+	if !args(c, &a) {
+		return nil
+	}
+	if len(a.Requests) < 1 || len(a.Requests) > abi.MaxBatch {
+		invalid(c, "a batch has 1 to %d requests, not %d", abi.MaxBatch, len(a.Requests))
+		return nil
+	}
+	for _, raw := range a.Requests {
+		if r, denial := abi.DecodeRequest(raw); denial == nil && r.Op == abi.OpBatch {
+			invalid(c, "a batch holds no batch")
+			return nil
+		}
+	}
+	replies := make([]json.RawMessage, 0, len(a.Requests))
+	for i, raw := range a.Requests {
+		r, err := b.Do(ctx, s, journal.Part(c.n, i), raw)
+		if err != nil {
+			return err
+		}
+		replies = append(replies, r.Bytes)
+	}
+	c.label = label.Join(c.label, s.Held)
+	c.result = map[string]any{"replies": replies}
+	return nil
 }
 
 // A skill's memory. Its namespace is the skill's name, so that a new version finds

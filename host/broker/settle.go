@@ -18,10 +18,10 @@ import (
 )
 
 // perform sends the frozen bytes and takes in what came back.
-func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.Permit) {
+// Only a batch can fail: when one of its parts stops the run.
+func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.Permit) error {
 	if c.own.do != nil {
-		b.performOwn(ctx, s, c)
-		return
+		return c.own.do(ctx, b, s, c)
 	}
 	c.out = b.World.Perform(ctx, permit, c.invoke, c.plan, func(text string) {
 		s.emit(host.Event{Kind: host.EventStream, Text: text, Guest: true})
@@ -31,6 +31,7 @@ func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.
 	if c.denial != nil { // words of the other side may be in the reason
 		c.label = label.Join(c.held, label.Set{Integrity: label.External, Readers: c.held.Readers, Origins: c.plan.Resources})
 	}
+	return nil
 }
 
 func provenance(p connectors.Provenance) label.Set {
@@ -121,6 +122,9 @@ func (b *Broker) encode(c *call, receipt host.ReceiptID) []byte {
 		if c.attempted && c.action.Effect.Asks() {
 			c.denial.Effect = abi.OutcomeSent
 		}
+		if c.req != nil && c.req.Op == abi.OpBatch { // its parts have answers of their own in the journal
+			c.denial.Effect = abi.OutcomeMay
+		}
 		return b.encode(c, receipt)
 	}
 	return reply
@@ -176,7 +180,7 @@ func Views(entries []*journal.Entry) []host.CallView {
 	list := make([]host.CallView, 0, len(entries))
 	for _, e := range entries {
 		v := host.CallView{
-			Call: e.Call, Time: e.Started, Op: e.Body.Op, Operation: e.Body.Operation, Resource: e.Body.Resource, Effect: e.Body.Effect, Outcome: "waiting",
+			Call: journal.Guest(e.Call), Time: e.Started, Op: e.Body.Op, Operation: e.Body.Operation, Resource: e.Body.Resource, Effect: e.Body.Effect, Outcome: "waiting",
 		}
 		if a := e.Answer; a != nil {
 			v.Outcome, v.Cost, v.Receipt = "ok", a.Body.Cost, a.Body.Receipt

@@ -19,7 +19,6 @@ import (
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
-	"github.com/getmonroe/monroe/host/grant"
 )
 
 // Workspace is workspace.yaml: what an admin of the workspace decides.
@@ -51,7 +50,7 @@ type Grant struct {
 	Skill     string      `yaml:"skill" json:"skill" doc:"name of a pushed skill; the grant is bound to its module of this moment"`
 	Operation string      `yaml:"operation" json:"operation"`
 	Resource  abi.Pattern `yaml:"resource" json:"resource"`
-	Gate      grant.Gate  `yaml:"gate,omitempty" json:"gate,omitempty" enum:"ask,deny" doc:"narrows what the operation's effect says"`
+	Gate      host.Gate  `yaml:"gate,omitempty" json:"gate,omitempty" enum:"ask,deny" doc:"narrows what the operation's effect says"`
 }
 
 // Operator is operator.yaml: what only the operator decides. It is read from disk
@@ -79,7 +78,7 @@ type Owner struct {
 }
 
 // Ceiling is the most that a workspace may grant.
-type Ceiling = grant.Ceiling
+type Ceiling = host.Ceiling
 
 // Mail says how mail leaves. Without a server it goes into a Maildir.
 type Mail struct {
@@ -163,7 +162,7 @@ func ParseWorkspace(text []byte) (*Workspace, error) {
 		if err := abi.CheckPattern(g.Resource); err != nil {
 			return nil, problem("CONFIG_GRANT", "grants: line %d: %v", i+1, err)
 		}
-		if g.Gate != grant.GateDefault && g.Gate != grant.GateAsk && g.Gate != grant.GateDeny {
+		if g.Gate != host.GateDefault && g.Gate != host.GateAsk && g.Gate != host.GateDeny {
 			return nil, problem("CONFIG_GRANT", "grants: line %d: gate %q: leave it out, or write ask or deny", i+1, g.Gate)
 		}
 	}

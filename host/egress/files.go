@@ -99,7 +99,7 @@ func (w *walk) dir(root *os.Root, at string, depth int) error {
 	if cerr := d.Close(); err == nil {
 		err = cerr
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	slices.SortFunc(entries, func(x, y fs.DirEntry) int { return strings.Compare(x.Name(), y.Name()) })

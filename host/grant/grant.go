@@ -27,13 +27,14 @@ import (
 	"github.com/getmonroe/monroe/host/label"
 )
 
-// Gate narrows what an operation's effect says. It can never widen it.
-type Gate string
+// Gate narrows what an operation's effect says.
+type Gate = host.Gate
 
+// The gates, under the names that this package reads best with.
 const (
-	GateDefault Gate = ""     // as the effect says
-	GateAsk     Gate = "ask"  // a person is asked, for reads too
-	GateDeny    Gate = "deny" // never
+	GateDefault = host.GateDefault
+	GateAsk     = host.GateAsk
+	GateDeny    = host.GateDeny
 )
 
 // Grant lets one module use one operation on some resources.
@@ -47,10 +48,7 @@ type Grant struct {
 }
 
 // Ceiling is the most that the operator lets any workspace grant.
-type Ceiling struct {
-	Operation string      `yaml:"operation" json:"operation"`
-	Resource  abi.Pattern `yaml:"resource" json:"resource"`
-}
+type Ceiling = host.Ceiling
 
 // Subject is who asks.
 type Subject struct {

@@ -16,11 +16,14 @@
 package journal
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -219,7 +222,9 @@ func (l *Log) slot(column string, seq int64) vault.Slot {
 
 // fold adds a record to its call's entry.
 func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) error {
-	l.calls = max(l.calls, call)
+	if call < parts {
+		l.calls = max(l.calls, call)
+	}
 	e := l.entries[call]
 	if e == nil {
 		e = &Entry{Call: call, Started: at, Body: b, Label: lab}
@@ -248,12 +253,27 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 	return nil
 }
 
+// parts is where the numbers of a batch's parts begin: far above any guest's calls,
+// so that a batch leaves the numbers of the calls after it alone.
+const parts = 1 << 24
+
+// Part is the number of request i, from 0, of the batch that is host call n.
+func Part(n uint32, i int) uint32 { return parts + n*abi.MaxBatch + uint32(i) }
+
+// Guest is the number of the guest's host call that a call belongs to.
+func Guest(n uint32) uint32 {
+	if n < parts {
+		return n
+	}
+	return (n - parts) / abi.MaxBatch
+}
+
 // Recall finds what is known of a call. A nil entry means that it is new. A request
 // other than the recorded one is ErrDiverged, with what was recorded and what came.
 func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
 	e := l.entries[call]
 	if e == nil {
-		if call != l.calls+1 {
+		if call < parts && call != l.calls+1 {
 			return nil, fmt.Errorf("%w: call %d came, the journal ends at call %d", ErrDiverged, call, l.calls)
 		}
 		return nil, nil
@@ -273,14 +293,13 @@ func (l *Log) Answered() (list []*Answer) {
 	return list
 }
 
-// Entries returns every call in order.
-func (l *Log) Entries() (list []*Entry) {
-	for n := uint32(1); n <= l.calls; n++ {
-		if e := l.entries[n]; e != nil {
-			list = append(list, e)
-		}
-	}
-	return list
+// Entries returns every call in order, the parts of a batch before the batch.
+func (l *Log) Entries() []*Entry {
+	list := slices.Collect(maps.Values(l.entries))
+	slices.SortFunc(list, func(a, b *Entry) int {
+		return cmp.Or(cmp.Compare(Guest(a.Call), Guest(b.Call)), -cmp.Compare(a.Call/parts, b.Call/parts), cmp.Compare(a.Call, b.Call))
+	})
+	return slices.DeleteFunc(list, func(e *Entry) bool { return e.Call == 0 }) // the run's end
 }
 
 // Add writes a record into memory. It is durable when a transaction that Stage was

@@ -184,8 +184,11 @@ func (r *Runner) work(ctx context.Context, p *prepared) (err error) {
 	defer func() {
 		stop()
 		ended := w.Close()
-		r.alarm(p, w.Violations())
-		if errors.Is(context.Cause(ctx), errWall) {
+		tried := w.Violations()
+		r.alarm(p, tried)
+		if len(tried) > 0 {
+			err = &fault{wire.Fault{Code: wire.FaultInternal, Message: "the worker was stopped because it tried what it may not: " + strings.Join(tried, "; ")}}
+		} else if errors.Is(context.Cause(ctx), errWall) {
 			err = &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run took longer than %v without waiting", p.start.Limits.Wall)}}
 		} else if errors.Is(err, errGone) && ended != nil {
 			err = fmt.Errorf("%w: %w", err, ended)

@@ -97,24 +97,18 @@ func New(c Config) *Runner {
 
 // Start takes up every run that had not ended when the daemon stopped.
 func (r *Runner) Start() error {
-	open, err := r.open()
+	var list []host.RunID
+	err := r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
+		list, err = tx.Busy()
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	for _, run := range open {
-		if run.State != host.StateWaiting {
-			r.Wake(run.ID)
-		}
+	for _, id := range list {
+		r.Wake(id)
 	}
 	return r.Sweep()
-}
-
-func (r *Runner) open() (runs []store.Run, err error) {
-	err = r.Store.Read(r.ctx, func(tx *store.Tx) error {
-		runs, err = tx.OpenRuns()
-		return err
-	})
-	return runs, err
 }
 
 // Sweep wakes what has waited long enough: timers, expired approvals, new months,
@@ -134,28 +128,9 @@ func (r *Runner) Sweep() error {
 		r.Wake(id)
 	}
 	var due []host.RunID
-	err = r.Store.Read(r.ctx, func(tx *store.Tx) error {
-		runs, err := tx.OpenRuns()
-		if err != nil {
-			return err
-		}
-		answered := map[host.RunID]bool{}
-		for _, state := range []host.ApprovalState{host.ApprovalApproved, host.ApprovalRejected, host.ApprovalExpired} {
-			list, err := tx.Approvals(state)
-			if err != nil {
-				return err
-			}
-			for _, a := range list {
-				answered[a.Run] = true
-			}
-		}
-		for _, run := range runs {
-			timed := run.Wait != host.WaitApproval && !run.WakeAt.IsZero() && !now.Before(run.WakeAt)
-			if run.State == host.StateWaiting && (timed || run.Wait == host.WaitApproval && answered[run.ID] && r.answered(tx, run.ID)) {
-				due = append(due, run.ID)
-			}
-		}
-		return nil
+	err = r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
+		due, err = tx.Due(now)
+		return err
 	})
 	for _, id := range due {
 		r.Wake(id)
@@ -163,27 +138,15 @@ func (r *Runner) Sweep() error {
 	return err
 }
 
-// answered reports whether the approval that a run waits for now is not pending.
-func (r *Runner) answered(tx *store.Tx, id host.RunID) bool {
-	list, err := tx.Approvals(host.ApprovalPending)
-	if err != nil {
-		return false
-	}
-	for _, a := range list {
-		if a.Run == id {
-			return false
-		}
-	}
-	return true
-}
-
 // WakeBudget wakes every run that waits for money.
 func (r *Runner) WakeBudget() error {
-	open, err := r.open()
-	for _, run := range open {
-		if run.State == host.StateWaiting && run.Wait == host.WaitBudget {
-			r.Wake(run.ID)
-		}
+	var list []host.RunID
+	err := r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
+		list, err = tx.Waiting(host.WaitBudget)
+		return err
+	})
+	for _, id := range list {
+		r.Wake(id)
 	}
 	return err
 }
@@ -230,7 +193,7 @@ func (r *Runner) once(ctx context.Context, id host.RunID) {
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
 		if errors.Is(context.Cause(ctx), ErrCancelled) {
-			r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+			r.end(id, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
 		}
 		return
 	}
@@ -238,11 +201,19 @@ func (r *Runner) once(ctx context.Context, id host.RunID) {
 	switch {
 	case err == nil, errors.Is(err, broker.ErrSuspended):
 	case errors.Is(context.Cause(ctx), ErrCancelled):
-		r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+		r.end(id, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
 	case r.ctx.Err() != nil: // the daemon stops: the next one goes on
 	default:
 		r.Log.Error("run failed", slog.String("run", string(id)), slog.String("error", err.Error()))
-		r.finish(id, nil, ending{state: host.StateFailed, failure: explain(err)})
+		r.end(id, ending{state: host.StateFailed, failure: explain(err)})
+	}
+}
+
+// end records the end of a run that has no worker. If that fails, the run is still
+// open in the store and the next daemon takes it up again.
+func (r *Runner) end(id host.RunID, e ending) {
+	if err := r.finish(id, nil, e); err != nil {
+		r.Log.Error("the end of a run could not be recorded", slog.String("run", string(id)), slog.String("error", err.Error()))
 	}
 }
 

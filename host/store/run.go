@@ -109,9 +109,36 @@ func (tx *Tx) Runs(limit int) ([]Run, error) {
 	return tx.runs(`SELECT `+runColumns+` FROM run WHERE ws = ? ORDER BY created_at DESC, run_id DESC LIMIT ?`, tx.ws, limit)
 }
 
-// OpenRuns lists every run that has not ended, oldest first.
-func (tx *Tx) OpenRuns() ([]Run, error) {
-	return tx.runs(`SELECT `+runColumns+` FROM run WHERE ws = ? AND state IN ('queued','running','waiting') ORDER BY created_at, run_id`, tx.ws)
+// Busy lists the runs that are to be driven: queued, or cut off while running.
+func (tx *Tx) Busy() ([]host.RunID, error) {
+	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state IN ('queued','running') ORDER BY created_at, run_id`, tx.ws)
+}
+
+// Waiting lists the runs that wait for something.
+func (tx *Tx) Waiting(kind host.WaitKind) ([]host.RunID, error) {
+	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state = 'waiting' AND wait_kind = ? ORDER BY created_at, run_id`, tx.ws, kind)
+}
+
+// Due lists the waiting runs that can go on: their time has come, or what they
+// asked a person is not pending any more.
+func (tx *Tx) Due(now time.Time) ([]host.RunID, error) {
+	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state = 'waiting' AND (
+			(wait_kind <> 'approval' AND wake_at BETWEEN 1 AND ?) OR
+			(wait_kind = 'approval' AND NOT EXISTS (
+				SELECT 1 FROM approval a WHERE a.ws = run.ws AND a.run_id = run.run_id AND a.state = 'pending')))
+		ORDER BY created_at, run_id`, tx.ws, now.UnixMilli())
+}
+
+func (tx *Tx) runIDs(query string, args ...any) (list []host.RunID, err error) {
+	err = tx.each(func(rows *sql.Rows) error {
+		var id host.RunID
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		list = append(list, id)
+		return nil
+	}, query, args...)
+	return list, err
 }
 
 // Costs lists what the last ended runs of a module cost, newest first.

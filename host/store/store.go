@@ -93,6 +93,9 @@ func Open(ctx context.Context, path string, ws host.Workspace, holder string, no
 			_ = s.release()
 		}
 	}()
+	if err = private(path); err != nil {
+		return nil, err
+	}
 	if s.writer, err = open(path, 1, ""); err != nil {
 		return nil, err
 	}
@@ -113,6 +116,16 @@ func Open(ctx context.Context, path string, ws host.Workspace, holder string, no
 	}
 	go s.write()
 	return s, nil
+}
+
+// private makes sure that only the owner can read the database. SQLite gives the
+// files beside it the same mode.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return errors.Join(f.Chmod(0o600), f.Close())
 }
 
 func open(path string, conns int, extra string) (*sql.DB, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -77,6 +78,20 @@ func TestErrorOfOneWriteUndoesThatWriteOnly(t *testing.T) {
 	for i, err := range errs {
 		if (i%3 == 0) != (err == nil) || i%3 == 1 && !errors.Is(err, boom) {
 			t.Errorf("write %d: %v", i, err)
+		}
+	}
+}
+
+func TestDatabaseIsPrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaf(0, []byte("x")) }); err != nil {
+		t.Fatal(err)
+	}
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		st, err := os.Stat(path + suffix)
+		if err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("db%s: %v, %v", suffix, st.Mode(), err)
 		}
 	}
 }

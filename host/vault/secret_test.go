@@ -27,9 +27,9 @@ func TestSecretCannotBePrinted(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%T", "%p", "%c", "%10s"} {
 		fmt.Fprintf(&out, verb+"\n"+verb+"\n", s, h)
 	}
-	out.WriteString(fmt.Sprint(s, h, []vault.Secret{s}, map[string]vault.Secret{"a": s}, fmt.Errorf("x: %v", s)))
+	fmt.Fprint(&out, s, h, []vault.Secret{s}, map[string]vault.Secret{"a": s}, fmt.Errorf("x: %v", s))
 	for _, handler := range []slog.Handler{slog.NewJSONHandler(&out, nil), slog.NewTextHandler(&out, nil)} {
-		slog.New(handler).Info("x", "s", s, "h", h)
+		slog.New(handler).Info("x", slog.Any("s", s), slog.Any("h", h))
 	}
 	if b, err := json.Marshal(h); err == nil {
 		out.Write(b)

@@ -64,7 +64,7 @@ func start(t *testing.T, mode spawn.Mode, uid uint32) (*spawn.Process, string) {
 // directory that only this process's user may.
 func sharedDir(t *testing.T, uid uint32) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "monroe-confine-dir-")
+	dir, err := os.MkdirTemp("", "monroe-confine-dir-") //nolint:usetesting // the parent of t.TempDir is closed to another user
 	if err != nil {
 		t.Fatal(err)
 	}

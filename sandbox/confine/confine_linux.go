@@ -92,7 +92,7 @@ func (c *Confinement) landlock() error {
 		rule = landlock.RWDirs(c.cfg.Dir)
 	}
 	if err := landlock.V11.BestEffort().Restrict(rule); err != nil {
-		return fmt.Errorf("Landlock cannot restrict the worker to %s: %w", c.cfg.Dir, err)
+		return fmt.Errorf("landlock cannot restrict the worker to %s: %w", c.cfg.Dir, err)
 	}
 	c.enforced = append(c.enforced, fmt.Sprintf("landlock:%d", version))
 	return nil

@@ -155,7 +155,7 @@ func TestLinuxReplay(t *testing.T) {
 	if err != nil || out.Fault != nil {
 		t.Fatalf("outcome %+v, error %v", out, err)
 	}
-	if len(out.Seen) != recorded || len(out.Calls) != calls-recorded || string(out.Result) != "00003999" {
+	if len(out.Seen) != recorded || len(out.Calls) != calls-recorded || string(out.Result) != "00004000" {
 		t.Errorf("%d seen, %d live, result %q", len(out.Seen), len(out.Calls), out.Result)
 	}
 	if want := abi.Fingerprint([]byte(`{"v":1,"op":"time.now"}`)); out.Seen[0] != want || out.Seen[recorded-1] != want {

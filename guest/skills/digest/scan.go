@@ -258,6 +258,7 @@ func (s *scanner) headingAt(line string) (level int, text string, ok bool) {
 		re = org
 	case formRST:
 		return 0, "", false
+	case formNone, formMarkdown, formText:
 	}
 	m := re.FindStringSubmatch(line)
 	if m == nil {

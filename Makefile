@@ -1,0 +1,74 @@
+# monroe: make help lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules
+
+export GOFLAGS ?= -buildvcs=false
+GO     ?= go
+HOME_  ?= $(CURDIR)/.monroe
+FILES  ?= $(CURDIR)/docs
+LINT    = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+LDFLAGS = -s -w
+
+# The race detector needs cgo and a C compiler; without them the tests run without it.
+CAN_RACE := $(shell CGO_ENABLED=1 $(GO) env CGO_ENABLED 2>/dev/null | grep -q 1 && command -v $$($(GO) env CC) >/dev/null 2>&1 && echo yes)
+RACE     := $(if $(CAN_RACE),-race,)
+
+.PHONY: help build guests run demo test check lint fmt deps generate bench conformance fuzz clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+build: guests ## build the programs and the built-in guests into bin
+	@echo "building monroe, monroed and monroe-worker"
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags="$(LDFLAGS)" -o bin/ ./cmd/...
+
+guests: ## build the built-in guests into bin/guests
+	@echo "building the built-in guests"
+	@$(GO) run ./guest/build -o bin/guests
+
+run: build ## run the digest skill over FILES (default: docs), and ask before the mail leaves
+	@bin/monroe --home "$(HOME_)" -w demo demo --files "$(FILES)" $(ARGS)
+
+demo: build ## the same without a question: the owner's token approves
+	@bin/monroe --home "$(HOME_)" -w demo demo --files "$(FILES)" --yes $(ARGS)
+
+test: ## run every test; what cannot run here is skipped by name and counted
+	@echo "testing $(if $(RACE),with the race detector,WITHOUT the race detector: no C compiler here)"
+	@.ci/gotest $(RACE)
+
+check: generate fmt lint deps test ## everything that a change must pass
+	@git diff --exit-code --stat || { echo "check: the files above are not what generate and fmt make; commit them"; exit 1; }
+
+lint: ## static checks
+	@$(GO) vet ./...
+	@GOOS=darwin $(GO) vet ./host/... ./connectors/... ./sandbox/... ./abi/... ./guest/...
+	@$(GO) run $(LINT) run ./...
+
+fmt: ## format
+	@$(GO) run $(LINT) fmt ./...
+
+deps: ## who imports whom, directly and transitively
+	@$(GO) mod verify >/dev/null
+	@$(GO) mod tidy -diff
+	@$(GO) test -count=1 -run 'Deps|Depend|Imports' ./cmd/... ./abi/...
+
+generate: ## write the files that are made from code
+	@$(GO) generate ./...
+
+bench: build ## one JSON object for each figure, each with its peer from the same run
+	@$(GO) run ./testdata/bench/ours -peers testdata/bench/peers
+
+conformance: ## the ABI's own tests; the suite that third parties run comes with abi/conformance
+	@$(GO) test ./abi/... ./sandbox/...
+
+FUZZTIME ?= 30s
+fuzz: ## each fuzz target for FUZZTIME
+	@for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz' || true); do \
+	    echo "fuzz $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
+	  done; \
+	done
+
+clean: ## remove what was built
+	@rm -rf bin out

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/module"
+	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/workspace"
+	"github.com/getmonroe/monroe/sandbox/spawn"
+)
+
+// rig is a workspace as monroed opens it, with a clock on the socket of its workers.
+type rig struct {
+	*workspace.Workspace
+	owner host.Caller
+	clock *clock
+	dir   string
+}
+
+const rigName = host.Workspace("bench")
+
+func (b *bench) open(ctx context.Context, dir string) (*rig, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	operator, err := config.ReadOperator(filepath.Join(dir, "operator.yaml")) // there is none
+	if err != nil {
+		return nil, err
+	}
+	r := &rig{clock: &clock{s: b.spawner}, dir: dir}
+	r.Workspace, err = workspace.Open(ctx, workspace.Config{
+		Name: rigName, Dir: dir, Operator: operator, Compiler: compiler{b.spawner}, Spawner: r.clock, Confinement: "bench",
+		World: func(*config.Workspace) (broker.World, error) { return still{}, nil },
+		Now:   time.Now, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return nil, err
+	}
+	token, err := os.ReadFile(filepath.Join(dir, "owner.token"))
+	if err == nil {
+		r.owner, err = r.Authenticate(ctx, strings.TrimSpace(string(token)))
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// push makes a module a skill and grants it the operation of the still world.
+func (r *rig) push(ctx context.Context, upload []byte, granted bool) (string, error) {
+	s, err := r.PushSkill(ctx, r.owner, upload)
+	if err != nil || !granted {
+		return s.Name, err
+	}
+	text := fmt.Sprintf("version: 1\nworkspace: %s\ncap_usd: \"100\"\ngrants:\n  - {skill: %s, operation: %s, resource: \"bench:**\"}\n", rigName, s.Name, meter)
+	_, err = r.Apply(ctx, r.owner, api.ApplyInput{Config: text})
+	return s.Name, err
+}
+
+// finish waits for the end of a run. It looks rarely, since every look costs what is
+// being measured.
+func (r *rig) finish(ctx context.Context, id host.RunID) (host.RunState, error) {
+	for {
+		_, _, done, err := r.Events(ctx, r.owner, id, 1<<60)
+		if err != nil {
+			return "", err
+		}
+		if done {
+			v, err := r.Run(ctx, r.owner, id)
+			return v.State, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// play runs a skill to its end and returns what its worker's socket saw.
+func (r *rig) play(ctx context.Context, skill, input string, want host.RunState) (begin time.Time, l life, err error) {
+	r.clock.reset()
+	begin = time.Now()
+	run, err := r.StartRun(ctx, r.owner, api.StartInput{Skill: skill, Input: []byte(input)})
+	if err != nil {
+		return begin, l, err
+	}
+	state, err := r.finish(ctx, run.ID)
+	if err == nil && state != want {
+		v, _ := r.Run(ctx, r.owner, run.ID)
+		err = fmt.Errorf("the run %s: %s", state, v.Failure)
+	}
+	lives := r.clock.reset()
+	if err == nil && len(lives) != 1 {
+		err = fmt.Errorf("the run had %d workers", len(lives))
+	}
+	if err != nil {
+		return begin, l, err
+	}
+	return begin, *lives[0], nil
+}
+
+// compiler and clock are what cmd/monroed/sandbox.go is, without its texts.
+type compiler struct{ s *spawn.Spawner }
+
+func (c compiler) Compile(ctx context.Context, upload []byte, dir string) (module.Compiled, error) {
+	out, err := c.s.Compile(ctx, upload, dir)
+	if err != nil {
+		return module.Compiled{}, err
+	}
+	return module.Compiled{Engine: out.Engine, Manifest: out.Manifest}, nil
+}
+
+// life is what one worker's socket saw: when it was asked for, when it was ready,
+// when each live call came and when its answer went.
+type life struct {
+	asked, ready   time.Time
+	calls, answers []time.Time
+}
+
+type clock struct {
+	s     *spawn.Spawner
+	mu    sync.Mutex
+	lives []*life
+}
+
+func (c *clock) reset() []*life {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := c.lives
+	c.lives = nil
+	return out
+}
+
+func (c *clock) Spawn(ctx context.Context, dir string, cpu time.Duration) (runner.Worker, error) {
+	l := &life{asked: time.Now()}
+	p, err := c.s.Spawn(ctx, spawn.ModeRun, dir, cpu)
+	if err != nil {
+		return nil, err
+	}
+	l.ready = time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lives = append(c.lives, l)
+	return &timed{p: p, life: l}, nil
+}
+
+// timed is a worker whose frames are timed as they pass.
+type timed struct {
+	p    *spawn.Process
+	life *life
+	last int // length of the read before: a frame's header is read in 1 and 4 bytes
+}
+
+func (t *timed) Read(b []byte) (int, error) {
+	n, err := t.p.Conn.Read(b)
+	if err == nil && t.last == 1 && n == 4 && wire.Kind(b[3]) == wire.KindCall {
+		t.life.calls = append(t.life.calls, time.Now())
+	}
+	t.last = n
+	return n, err
+}
+
+func (t *timed) Write(b []byte) (int, error) {
+	if wire.Kind(b[4]) == wire.KindReply {
+		t.life.answers = append(t.life.answers, time.Now())
+	}
+	return t.p.Conn.Write(b)
+}
+
+func (t *timed) Ready() wire.Ready    { return t.p.Ready }
+func (t *timed) Violations() []string { return nil }
+
+func (t *timed) Close() error {
+	_ = t.p.Close()
+	if err := t.p.Wait(); err != nil && !errors.Is(err, spawn.ErrKilled) {
+		return err
+	}
+	return nil
+}
+
+// meter is the one operation of the still world: it costs something, so it is
+// reserved, attempted, settled and witnessed like a call of a model.
+const meter = "bench.meter"
+
+// still is a world in which nothing happens.
+type still struct{}
+
+func (still) Operations() []connectors.Operation {
+	return []connectors.Operation{{Name: meter, Version: 1, Effect: abi.EffectMetered, Replay: abi.ReplayKeyed, Summary: "Does nothing.", Args: []byte(`{}`), Renderer: connectors.RenderRaw}}
+}
+
+func (still) Pinned(string) abi.Digest { return abi.Digest{} }
+
+func (still) Plan(_ context.Context, c connectors.Call) (connectors.Plan, *abi.Denial) {
+	return connectors.Plan{
+		Resources: []string{"bench:one"}, Destination: "nowhere", Audience: []string{"workspace"}, Ceiling: 1,
+		Frozen: connectors.Frozen{HTTP: &connectors.HTTPRequest{Method: "POST", URL: "https://bench.invalid/", Body: []byte(strings.Repeat("x", 100))}},
+	}, nil
+}
+
+func (still) Perform(context.Context, grant.Permit, connectors.Call, connectors.Plan, func(string)) broker.Outcome {
+	return broker.Outcome{Result: connectors.Result{Reply: struct{}{}, Provenance: connectors.Provenance{Internal: true, Readers: []string{"workspace"}}, Cost: new(abi.MicroUSD)}}
+}
+
+func (still) Preview(string, connectors.Plan) host.Preview { return host.Preview{} }

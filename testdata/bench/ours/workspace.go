@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	_ "modernc.org/sqlite" // the driver, for the bare commit
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
+	"github.com/getmonroe/monroe/sandbox/wasmtest"
+)
+
+const (
+	firstCalls    = 30
+	mediated      = 20_000
+	effectRounds  = 6
+	effectsARound = 100
+	replayed      = 1000
+	replays       = 20
+)
+
+// Requests, canonical as the SDK makes them.
+const (
+	describe = `{"args":{},"op":"host.describe","v":1}`
+	sleep    = `{"args":{"ms":1},"op":"time.sleep","v":1}`
+	effect   = `{"args":{"args":{},"operation":"` + meter + `"},"op":"send","v":1}`
+)
+
+// asks is a guest without a library: it sends each request n times.
+func asks(name, more string, requests ...request) []byte {
+	b, im := &wasmtest.Builder{}, wasmtest.Imports{}
+	im.Call = b.Import("monroe_v1", "call", "iiii", "I")
+	b.Memory(2)
+	b.Export("memory", wasmtest.KindMemory, 0)
+	b.Custom("monroe.manifest", fmt.Appendf(nil, `{"abi":1,"name":%q,"version":"1.0.0"%s}`, name, more))
+	var code [][]byte
+	for i, r := range requests {
+		from := int32(i * 4096)
+		b.Data(from, []byte(r.text))
+		code = append(code,
+			wasmtest.I32Const(int32(r.n)), wasmtest.LocalSet(0), wasmtest.Loop,
+			wasmtest.I32Const(from), wasmtest.I32Const(int32(len(r.text))), wasmtest.I32Const(65536), wasmtest.I32Const(65536), wasmtest.Call(im.Call), wasmtest.Drop,
+			wasmtest.LocalGet(0), wasmtest.I32Const(-1), wasmtest.Add, []byte{0x22, 0}, wasmtest.BrIf(0), wasmtest.End)
+	}
+	b.Export("monroe_run", wasmtest.KindFunc, b.Func("", "i", 1, append(code, wasmtest.I32Const(0))...))
+	return b.Bytes()
+}
+
+type request struct {
+	text string
+	n    int
+}
+
+// workspace measures what a whole workspace does.
+func (b *bench) workspace(ctx context.Context) (err error) {
+	r, err := b.open(ctx, filepath.Join(b.dir, "workspace"))
+	if err != nil {
+		return err
+	}
+	closed := false
+	defer func() {
+		if !closed {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	for _, f := range []func(context.Context, *rig) error{b.firstCall, b.mediatedCalls, b.effects} {
+		if err := f(ctx, r); err != nil {
+			return err
+		}
+	}
+	id, resumes, feeds, err := b.replay(ctx, r)
+	if err != nil {
+		return err
+	}
+	closed = true
+	if err := r.Close(); err != nil {
+		return err
+	}
+	opens, err := b.journals(ctx, r, id)
+	if err != nil {
+		return err
+	}
+	both := make([]time.Duration, len(feeds))
+	for i := range feeds {
+		both[i] = feeds[i] + opens[i]
+	}
+	return errors.Join(
+		b.report("replay_1000", time.Millisecond, both, peer{}, 25, false),
+		b.report("replay_1000_journal_open", time.Millisecond, opens, peer{}, 0, false),
+		b.report("replay_1000_worker", time.Millisecond, feeds, peer{}, 0, false),
+		b.report("resume_1000", time.Millisecond, resumes, peer{}, 0, false),
+	)
+}
+
+// firstCall is from the request for a run to the guest's first call, with the
+// module's compiled code in the cache and no process there yet.
+func (b *bench) firstCall(ctx context.Context, r *rig) error {
+	skill, err := r.push(ctx, b.guest, false)
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	for range firstCalls {
+		// bench.echo is not an op of a real host: the guest is refused and ends.
+		begin, l, err := r.play(ctx, skill, `{"n":1}`, host.StateFailed)
+		if err != nil {
+			return err
+		}
+		if len(l.calls) == 0 {
+			return errors.New("the guest made no call")
+		}
+		took = append(took, l.calls[0].Sub(begin))
+	}
+	return b.report("run_to_first_call", time.Millisecond, took, peer{}, 150, false)
+}
+
+// mediatedCalls is the time between two calls of a guest that only calls: over the
+// socket, through every stage of the door, and back. One in 257 commits what waits.
+func (b *bench) mediatedCalls(ctx context.Context, r *rig) error {
+	skill, err := r.push(ctx, asks("describe", "", request{describe, mediated + 1}), false)
+	if err != nil {
+		return err
+	}
+	_, l, err := r.play(ctx, skill, "{}", host.StateSucceeded)
+	if err != nil {
+		return err
+	}
+	var cycle, door []time.Duration
+	for i := range mediated {
+		cycle = append(cycle, l.calls[i+1].Sub(l.calls[i]))
+		door = append(door, l.answers[i].Sub(l.calls[i]))
+	}
+	p := b.of("extism_host_call_round_trip_100B", "extism: host call in the host's own process, which nothing decides or records")
+	return errors.Join(
+		b.report("hostcall_mediated", time.Microsecond, cycle, p, 60, false),
+		b.report("hostcall_mediated_door", time.Microsecond, door, peer{}, 0, false),
+	)
+}
+
+// effects is one effect, from its frame to the frame of its answer, by turns with
+// bare commits, since a disk's speed drifts.
+func (b *bench) effects(ctx context.Context, r *rig) (err error) {
+	guest := asks("effects", fmt.Sprintf(`,"ops":["send"],"operations":[{"operation":%q,"effect":"metered","resource":"bench:**"}]`, meter), request{effect, effectsARound})
+	skill, err := r.push(ctx, guest, true)
+	if err != nil {
+		return err
+	}
+	bare, err := openBare(ctx, filepath.Join(b.dir, "bare.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bare.Close()) }()
+	var took, pairs []time.Duration
+	for range effectRounds {
+		_, l, err := r.play(ctx, skill, "{}", host.StateSucceeded)
+		if err != nil {
+			return err
+		}
+		for i := range l.calls {
+			took = append(took, l.answers[i].Sub(l.calls[i]))
+		}
+		more, err := bare.pairs(ctx, effectsARound)
+		if err != nil {
+			return err
+		}
+		pairs = append(pairs, more...)
+	}
+	return b.report("effect_journaled", time.Microsecond, took, peer{"two bare SQLite commits of 500 bytes, by turns", at(pairs, 50, time.Microsecond)}, 1.3, true)
+}
+
+// bareDB is what one durable decision costs at the least.
+type bareDB struct {
+	*sql.DB
+	insert *sql.Stmt
+}
+
+func openBare(ctx context.Context, path string) (*bareDB, error) {
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	if _, err := db.ExecContext(ctx, "CREATE TABLE row (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)"); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	insert, err := db.PrepareContext(ctx, "INSERT INTO row (body) VALUES (?)")
+	return &bareDB{db, insert}, err
+}
+
+func (d *bareDB) pairs(ctx context.Context, n int) (took []time.Duration, err error) {
+	body := make([]byte, 500)
+	for range n {
+		begin := time.Now()
+		for range 2 {
+			if _, err := d.insert.ExecContext(ctx, body); err != nil {
+				return nil, err
+			}
+		}
+		took = append(took, time.Since(begin))
+	}
+	return took, nil
+}
+
+// replay lets a guest make 1000 calls and then sleep again and again: each time a
+// new worker is fed everything before. feeds is from a ready worker to its first
+// live call, resumes from the wake-up on.
+func (b *bench) replay(ctx context.Context, r *rig) (id host.RunID, resumes, feeds []time.Duration, err error) {
+	skill, err := r.push(ctx, asks("replay", `,"ops":["time.sleep"]`, request{describe, replayed}, request{sleep, replays}), false)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	r.clock.reset()
+	run, err := r.StartRun(ctx, r.owner, api.StartInput{Skill: skill, Input: []byte("{}")})
+	if err != nil {
+		return "", nil, nil, err
+	}
+	var swept []time.Time
+	for {
+		row, err := r.Run(ctx, r.owner, run.ID)
+		if err != nil {
+			return "", nil, nil, err
+		}
+		if row.State.Ended() {
+			if row.State != host.StateSucceeded {
+				return "", nil, nil, fmt.Errorf("the run %s: %s", row.State, row.Failure)
+			}
+			break
+		}
+		if row.State != host.StateWaiting {
+			time.Sleep(2 * time.Millisecond)
+			continue
+		}
+		time.Sleep(5 * time.Millisecond) // its worker ends
+		swept = append(swept, time.Now())
+		if err := r.Sweep(ctx); err != nil {
+			return "", nil, nil, err
+		}
+		time.Sleep(100 * time.Millisecond) // nothing polls while it is measured
+	}
+	for _, l := range r.clock.reset()[1:] { // the first had nothing to replay
+		feeds = append(feeds, l.calls[0].Sub(l.ready))
+		var woken time.Time
+		for _, t := range swept {
+			if t.Before(l.asked) {
+				woken = t
+			}
+		}
+		resumes = append(resumes, l.calls[0].Sub(woken))
+	}
+	return run.ID, resumes, feeds, nil
+}
+
+// journals opens a run's journal as the runner does: read, verify, decrypt, fold.
+func (b *bench) journals(ctx context.Context, r *rig, id host.RunID) (took []time.Duration, err error) {
+	s, err := store.Open(ctx, filepath.Join(r.dir, "monroe.db"), rigName, "bench", time.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	keys, err := vault.OpenKeyset(filepath.Join(r.dir, "keyset.json"), rigName)
+	if err != nil {
+		return nil, err
+	}
+	for range replays {
+		begin := time.Now()
+		var row store.Run
+		var recs []store.Record
+		err := s.Read(ctx, func(tx *store.Tx) (err error) {
+			if row, err = tx.Run(id); err != nil {
+				return err
+			}
+			recs, err = tx.Records(id)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		key, err := keys.OpenRunKey(id, row.Key)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := journal.Open(&row, key, recs); err != nil {
+			return nil, err
+		}
+		took = append(took, time.Since(begin))
+	}
+	return took, nil
+}
