@@ -96,7 +96,11 @@ func TestLinuxHostileModules(t *testing.T) {
 		b.Export("memory", wt.KindMemory, 0)
 		return wt.Run(b, wt.I32Const(0))
 	}(), 422, "MODULE", "monroe.manifest")
-	module("command", with(func(b *wt.Builder) { b.Export("_start", wt.KindFunc, b.Func("", "", 0)) }), 422, "MODULE", "")
+	module("command", func() []byte {
+		b, _ := wt.Guest()
+		b.Export("_start", wt.KindFunc, b.Func("", "", 0))
+		return b.Bytes()
+	}(), 422, "MODULE", "-buildmode=c-shared")
 	for name, c := range map[string]struct{ manifest, says string }{
 		"abi":            {`{"abi":9,"name":"x","version":"1","description":"","ops":[]}`, "this host speaks 1"},
 		"name":           {`{"abi":1,"name":"../x","version":"1","description":"","ops":[]}`, "name"},
@@ -117,11 +121,13 @@ func TestLinuxHostileModules(t *testing.T) {
 			}
 		})
 	}
-	_, err := d.PushSkill(d.ctx(), make([]byte, abi.MaxModule+2))
-	refused(t, err, 413, "MODULE_SIZE")
 	if after := d.rss(); after-before > 64<<10 {
 		t.Errorf("the daemon grew from %d to %d KiB", before, after)
 	}
+	_, err := d.PushSkill(d.ctx(), make([]byte, abi.MaxModule+1))
+	refused(t, err, 413, "MODULE_SIZE")
+	_, err = d.PushSkill(d.ctx(), make([]byte, abi.MaxModule+2<<20))
+	refused(t, err, 413, "REQUEST_SIZE")
 	list, err := d.Skills(d.ctx())
 	if err != nil || len(list) != 0 {
 		t.Errorf("a refused module was stored: %+v, %v", list, err)

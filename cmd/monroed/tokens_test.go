@@ -139,17 +139,20 @@ func TestLinuxWhatIsUnknownIsAProblemToo(t *testing.T) {
 	}{
 		{"GET", "/v1/runs/run_00000000000000000000000000", 404, "RUN"},
 		{"POST", "/v1/runs/x/cancel", 404, "RUN"},
-		{"GET", "/v1/skills/nobody", 404, ""},
-		{"GET", "/v1/skills/nobody/estimate", 404, ""},
+		{"GET", "/v1/skills/nobody", 404, "SKILL"},
+		{"GET", "/v1/skills/nobody/estimate", 404, "SKILL"},
 		{"GET", "/v1/approvals/x", 404, "APPROVAL"},
-		{"GET", "/v1/runs?limit=0", 422, ""},
-		{"GET", "/v1/audit?from=-1", 422, ""},
-		{"GET", "/v1/approvals?state=maybe", 422, ""},
-		{"POST", "/v1/runs", 422, ""},
-		{"PUT", "/v1/workspace", 422, ""},
+		{"GET", "/v1/runs?limit=0", 422, "REQUEST"},
+		{"GET", "/v1/audit?from=-1", 422, "REQUEST"},
+		{"GET", "/v1/approvals?state=maybe", 422, "REQUEST"},
+		{"POST", "/v1/runs", 422, "REQUEST"},
+		{"GET", "/", 404, "ROUTE"},
+		{"GET", "/nothing/here", 404, "ROUTE"},
+		{"DELETE", "/v1/workspace", 404, "ROUTE"},
+		{"PUT", "/v1/workspace", 422, "REQUEST"},
 	} {
 		status, kind, p := d.raw(c.method, "monroe", c.path, token)
-		if status != c.status || kind != "application/problem+json" || c.code != "" && p.Code != c.code {
+		if status != c.status || kind != "application/problem+json" || p.Code != c.code || p.Remedy == "" {
 			t.Errorf("%s %s: %d %s %+v", c.method, c.path, status, kind, p)
 		}
 	}
