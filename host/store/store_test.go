@@ -85,7 +85,7 @@ func TestErrorOfOneWriteUndoesThatWriteOnly(t *testing.T) {
 func TestDatabaseIsPrivate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
-	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaf(0, []byte("x")) }); err != nil {
+	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaf(0, []byte("x"), nil) }); err != nil {
 		t.Fatal(err)
 	}
 	for _, suffix := range []string{"", "-wal", "-shm"} {
@@ -98,7 +98,7 @@ func TestDatabaseIsPrivate(t *testing.T) {
 
 func TestReadersCannotWrite(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
-	err := s.Read(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaf(0, nil) })
+	err := s.Read(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaf(0, nil, nil) })
 	if err == nil {
 		t.Fatal("a reader wrote")
 	}
