@@ -93,6 +93,9 @@ func Open(ctx context.Context, path string, ws host.Workspace, holder string, no
 			_ = s.release()
 		}
 	}()
+	if err := private(path); err != nil {
+		return nil, err
+	}
 	if s.writer, err = open(path, 1, ""); err != nil {
 		return nil, err
 	}
@@ -124,6 +127,19 @@ func open(path string, conns int, extra string) (*sql.DB, error) {
 	}
 	db.SetMaxOpenConns(conns)
 	return db, nil
+}
+
+// private makes the database a file of its owner alone, whatever the umask. SQLite
+// gives the files beside it the same mode.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if err := errors.Join(f.Chmod(0o600), f.Close()); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
 }
 
 // takeLock takes an exclusive lock that the kernel drops with the process.
