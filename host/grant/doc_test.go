@@ -36,14 +36,14 @@ func TestDocumentedPolicies(t *testing.T) {
 	manifest, err := abi.ParseManifest([]byte(`{"abi":1,"name":"digest","version":"1.0.0","ops":["tool.call","send","llm.chat"],"operations":[
 		{"operation":"files.read","effect":"read","resource":"files:**"},
 		{"operation":"mail.send","effect":"send","resource":"mail:*"},
-		{"operation":"llm.chat","effect":"metered","resource":"llm:**"}]}`))
+		{"operation":"llm.chat","effect":"metered","resource":"model:**"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	grants := []grant.Grant{
 		{ID: "g1", Module: module, Operation: "files.read", Resource: "files:**"},
 		{ID: "g2", Module: module, Operation: "mail.send", Resource: "mail:*"},
-		{ID: "g3", Module: module, Operation: "llm.chat", Resource: "llm:**"},
+		{ID: "g3", Module: module, Operation: "llm.chat", Resource: "model:**"},
 	}
 	read := func(res string) grant.Action {
 		return grant.Action{Op: abi.OpToolCall, Operation: "files.read", Effect: abi.EffectRead, Resources: []string{res}, Audience: label.Only("workspace")}
@@ -51,7 +51,7 @@ func TestDocumentedPolicies(t *testing.T) {
 	mail := func(to string) grant.Action {
 		return grant.Action{Op: abi.OpSend, Operation: "mail.send", Effect: abi.EffectSend, Resources: []string{"mail:" + to}, Destination: to, Audience: label.Only("mail:" + to)}
 	}
-	chat := grant.Action{Op: abi.OpLLMChat, Operation: "llm.chat", Effect: abi.EffectMetered, Resources: []string{"llm:m"}, Audience: label.Only("model"), Ceiling: 100_001}
+	chat := grant.Action{Op: abi.OpLLMChat, Operation: "llm.chat", Effect: abi.EffectMetered, Resources: []string{"model:m"}, Audience: label.Only("model"), Ceiling: 100_001}
 	user := label.Set{Integrity: label.User, Readers: label.Only("workspace", "model")}
 	external := label.Set{Readers: label.Only("workspace")}
 	cases := []struct {
