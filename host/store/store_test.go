@@ -113,3 +113,24 @@ func TestClosedStoreAnswersErrors(t *testing.T) {
 		t.Fatalf("write after close: %v", err)
 	}
 }
+
+func TestDatabaseIsItsOwnersAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ws.db")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, path)
+	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.Touch() }); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(path + "*")
+	if err != nil || len(files) < 2 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		st, err := os.Stat(f)
+		if err != nil || st.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v (%v)", filepath.Base(f), st.Mode(), err)
+		}
+	}
+}
