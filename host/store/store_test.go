@@ -134,3 +134,25 @@ func TestDatabaseIsItsOwnersAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestTouchReachesTheDisk watches the log: a commit without pages would prove nothing.
+func TestTouchReachesTheDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ws.db")
+	s := open(t, path)
+	size := func() int64 {
+		st, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	for range 3 {
+		before := size()
+		if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.Touch() }); err != nil {
+			t.Fatal(err)
+		}
+		if size() <= before {
+			t.Fatal("nothing was written")
+		}
+	}
+}
