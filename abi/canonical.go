@@ -53,11 +53,14 @@ func (d Digest) String() string { return fmt.Sprintf("%x", d[:]) }
 // identified by its canonical form, so that a guest may reorder keys; anything
 // else by its bytes. The two can never coincide.
 func Fingerprint(request []byte) Digest {
-	tag, body := "monroe/request/canonical\x00", request
-	if c, err := Canonical(request); err == nil {
-		body = c
-	} else {
-		tag = "monroe/request/raw\x00"
+	canon, err := Canonical(request)
+	return fingerprint(request, canon, err)
+}
+
+func fingerprint(request, canon []byte, err error) Digest {
+	tag, body := "monroe/request/canonical\x00", canon
+	if err != nil {
+		tag, body = "monroe/request/raw\x00", request
 	}
 	h := sha256.New()
 	h.Write([]byte(tag))

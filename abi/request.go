@@ -56,10 +56,22 @@ var requestFields = []string{"op", "v", "args", "must_understand"}
 // DecodeRequest reads a request strictly (SPEC 3.2). The result shares no memory
 // with b. A nil request comes with the denial to answer with.
 func DecodeRequest(b []byte) (*Request, *Denial) {
-	if len(b) > MaxRequest {
-		return nil, Deny(TooLarge, fmt.Sprintf("the request has %d bytes, at most %d are allowed", len(b), MaxRequest), "send less in one call")
-	}
+	_, r, d := ReadRequest(b)
+	return r, d
+}
+
+// ReadRequest is DecodeRequest together with Fingerprint, for whoever needs both.
+func ReadRequest(b []byte) (Digest, *Request, *Denial) {
 	canon, err := Canonical(b)
+	fp := fingerprint(b, canon, err)
+	if len(b) > MaxRequest {
+		return fp, nil, Deny(TooLarge, fmt.Sprintf("the request has %d bytes, at most %d are allowed", len(b), MaxRequest), "send less in one call")
+	}
+	r, d := decodeCanonical(canon, err)
+	return fp, r, d
+}
+
+func decodeCanonical(canon []byte, err error) (*Request, *Denial) {
 	if err != nil {
 		return nil, Deny(Invalid, err.Error(), `a request is {"op":"…","v":1,"args":{…}} in UTF-8 JSON with integers only`)
 	}

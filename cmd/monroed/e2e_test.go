@@ -49,6 +49,7 @@ func testMain(m *testing.M) int {
 
 func goTool(args ...string) error {
 	cmd := exec.Command("go", args...)
+	cmd.Dir = filepath.Join("..", "..") // the guests are named from the root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)

@@ -78,9 +78,8 @@ type Leaf struct {
 // Tx is what appending needs of a transaction.
 type Tx interface {
 	LeafCount() (int64, error)
-	AppendLeaf(idx int64, body []byte) error
-	PutHash(idx int64, hash []byte) error
-	Hash(idx int64) ([]byte, error)
+	AppendLeaf(idx int64, body, hashes []byte) error
+	LeafHashes(idx int64) ([]byte, error)
 }
 
 // Append adds a leaf and returns its index.
@@ -98,13 +97,12 @@ func Append(tx Tx, l Leaf) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("audit: %w", err)
 	}
-	if err := tx.AppendLeaf(n, body); err != nil {
-		return 0, fmt.Errorf("audit: %w", err)
+	flat := make([]byte, 0, len(hashes)*tlog.HashSize)
+	for _, h := range hashes {
+		flat = append(flat, h[:]...)
 	}
-	for i, h := range hashes {
-		if err := tx.PutHash(tlog.StoredHashIndex(0, n)+int64(i), h[:]); err != nil {
-			return 0, fmt.Errorf("audit: %w", err)
-		}
+	if err := tx.AppendLeaf(n, body, flat); err != nil {
+		return 0, fmt.Errorf("audit: %w", err)
 	}
 	return n, nil
 }
@@ -112,17 +110,22 @@ func Append(tx Tx, l Leaf) (int64, error) {
 // Receipt names a leaf to people and programs.
 func Receipt(leaf int64) host.ReceiptID { return host.ReceiptID(fmt.Sprintf("rcpt_%d", leaf)) }
 
+// reader finds stored hashes. Hash n of level l is complete with leaf (n+1)·2^l-1,
+// and lies there as the l-th.
 func reader(tx Tx) tlog.HashReader {
 	return tlog.HashReaderFunc(func(idx []int64) ([]tlog.Hash, error) {
 		out := make([]tlog.Hash, len(idx))
 		for i, x := range idx {
-			b, err := tx.Hash(x)
+			level, n := tlog.SplitStoredHashIndex(x)
+			flat, err := tx.LeafHashes((n+1)<<level - 1)
 			if err != nil {
 				return nil, err
 			}
-			if copy(out[i][:], b) != tlog.HashSize {
-				return nil, fmt.Errorf("audit: hash %d has %d bytes", x, len(b))
+			from := level * tlog.HashSize
+			if len(flat) < from+tlog.HashSize {
+				return nil, fmt.Errorf("audit: hash %d is not stored", x)
 			}
+			copy(out[i][:], flat[from:])
 		}
 		return out, nil
 	})

@@ -101,12 +101,13 @@ type Reply struct {
 	At    time.Time
 }
 
-// Do answers one host call. call counts the run's calls from 1; raw is the guest's
+// Do answers one host call. n counts the run's calls from 1; raw is the guest's
 // request, already copied. A refusal is a reply; an error stops the run, and
 // ErrSuspended parks it.
-func (b *Broker) Do(ctx context.Context, s *Session, call uint32, raw []byte) (Reply, error) {
+func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Reply, error) {
 	// 1. What was answered once is answered again; today's rules do not apply to it.
-	past, err := s.Log.Recall(call, abi.Fingerprint(raw))
+	fp, req, denial := abi.ReadRequest(raw)
+	past, err := s.Log.Recall(n, fp)
 	if err != nil {
 		return Reply{}, err
 	}
@@ -114,7 +115,8 @@ func (b *Broker) Do(ctx context.Context, s *Session, call uint32, raw []byte) (R
 		return s.restore(past.Answer), nil
 	}
 	// 2. Freeze the bytes that would leave. Frozen bytes are never rebuilt.
-	c := b.plan(ctx, s, call, raw, past)
+	c := &call{n: n, started: b.Now(), fp: fp, raw: raw, req: req, denial: denial, held: s.Held, label: s.Held}
+	b.plan(ctx, s, c, past)
 	// 3. Scan them, if they leave the workspace.
 	b.scanOut(ctx, s, c)
 	// 4. and 5. Decide, reserve, take the approval, write the attempt: one
@@ -144,7 +146,6 @@ type call struct {
 	fp      abi.Digest
 	raw     []byte
 	req     *abi.Request
-	past    bool // it is in the journal already, without an answer
 
 	own       ownOp                // set for what the host does itself
 	op        connectors.Operation // set for an operation of a connector
@@ -153,7 +154,6 @@ type call struct {
 	action    grant.Action
 	recorded  bool // the CALL record exists
 	attempts  int
-	gated     bool
 	approval  host.ApprovalID
 	held      label.Set // what the run held when it asked
 	verdict   grant.Verdict
@@ -170,52 +170,49 @@ type call struct {
 	value  bool                  // no effect: the record may wait for the next commit
 }
 
-// plan decodes the request and freezes what it would do.
-func (b *Broker) plan(ctx context.Context, s *Session, n uint32, raw []byte, past *pastEntry) *call {
-	c := &call{n: n, started: b.Now(), fp: abi.Fingerprint(raw), raw: raw, held: s.Held, label: s.Held}
-	c.req, c.denial = abi.DecodeRequest(raw)
+// plan freezes what the request would do, or leaves a denial.
+func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry) {
 	if c.denial != nil {
-		return c
+		return
 	}
 	if c.req.V != 1 {
 		c.denial = abi.Deny(abi.Unsupported, fmt.Sprintf("version %d of %s is not known to this host", c.req.V, c.req.Op), "use version 1; host.describe lists what is there")
-		return c
+		return
 	}
 	if o, ok := own(c.req.Op); ok {
 		b.planOwn(s, c, o)
-		return c
+		return
 	}
 	operation, args, denial := b.operation(c.req)
 	if denial != nil {
 		c.denial = denial
-		return c
+		return
 	}
 	c.op = b.ops[operation]
 	c.invoke = connectors.Call{Operation: operation, Args: args, Now: c.started}
 	if past != nil && past.Planned {
 		b.replan(s, c, past)
-		return c
+		return
 	}
-	key, err := b.Keys.IdempotencyKey(s.Run.ID, n, operation)
+	key, err := b.Keys.IdempotencyKey(s.Run.ID, c.n, operation)
 	if err != nil {
 		c.denial = abi.Deny(abi.Internal, "the host could not derive an idempotency key", "")
-		return c
+		return
 	}
 	c.invoke.Key = key
 	if c.plan, c.denial = b.World.Plan(ctx, c.invoke); c.denial != nil {
 		c.action = grant.Action{Op: c.req.Op, Operation: operation, Effect: c.op.Effect}
-		return c
+		return
 	}
 	b.act(c)
-	return c
 }
 
 // replan takes the frozen plan of a call that stopped before its answer.
 func (b *Broker) replan(s *Session, c *call, past *pastEntry) {
-	c.past, c.recorded = true, true
+	c.recorded = true
 	c.started, c.invoke.Now, c.invoke.Key = past.Started, past.Started, past.Body.Key
 	c.plan, c.held, c.attempts = past.Plan, past.Label, past.Attempts
-	c.gated, c.approval = past.Gated, past.Approval
+	c.approval = past.Approval
 	b.act(c)
 }
 

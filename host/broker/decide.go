@@ -190,9 +190,12 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 // spent: it may have been used.
 func (d *decision) reserve(tx *store.Tx) error {
 	c := d.c
-	open, err := tx.OpenReservations(d.s.Run.ID, c.n)
-	if err != nil {
-		return err
+	var open []int
+	var err error
+	if c.attempts > 0 {
+		if open, err = tx.OpenReservations(d.s.Run.ID, c.n); err != nil {
+			return err
+		}
 	}
 	for _, attempt := range open {
 		if _, err := spend.Settle(tx, d.s.Run, c.n, attempt, c.plan.Ceiling, nil); err != nil {

@@ -81,7 +81,7 @@ func (b *Broker) planOwn(s *Session, c *call, own ownOp) {
 	c.value = own.effect == abi.EffectNone || c.req.Op == abi.OpKVGet || c.req.Op == abi.OpKVList
 	c.action = grant.Action{Op: c.req.Op, Effect: own.effect, Audience: label.Only("workspace")}
 	if e, err := s.Log.Recall(c.n, c.fp); err == nil && e != nil { // only a timer stops between asking and its answer
-		c.started, c.recorded, c.past = e.Started, true, true
+		c.started, c.recorded = e.Started, true
 	}
 }
 

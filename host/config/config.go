@@ -50,7 +50,7 @@ type Grant struct {
 	Skill     string      `yaml:"skill" json:"skill" doc:"name of a pushed skill; the grant is bound to its module of this moment"`
 	Operation string      `yaml:"operation" json:"operation"`
 	Resource  abi.Pattern `yaml:"resource" json:"resource"`
-	Gate      host.Gate  `yaml:"gate,omitempty" json:"gate,omitempty" enum:"ask,deny" doc:"narrows what the operation's effect says"`
+	Gate      host.Gate   `yaml:"gate,omitempty" json:"gate,omitempty" enum:"ask,deny" doc:"narrows what the operation's effect says"`
 }
 
 // Operator is operator.yaml: what only the operator decides. It is read from disk

@@ -9,16 +9,37 @@ import (
 
 // LeafCount returns how many leaves the audit log has.
 func (tx *Tx) LeafCount() (n int64, err error) {
+	if tx.leaves >= 0 {
+		return tx.leaves, nil
+	}
 	err = tx.row(`SELECT COALESCE(MAX(idx) + 1, 0) FROM audit_leaf WHERE ws = ?`, tx.ws).Scan(&n)
+	if err == nil {
+		tx.leaves = n
+	}
 	return n, absent(err)
 }
 
-// AppendLeaf stores a leaf's body at its index.
-func (tx *Tx) AppendLeaf(idx int64, body []byte) error {
-	if body == nil {
-		body = []byte{}
+// AppendLeaf stores a leaf at its index, with the tree hashes that it completes,
+// one after the other.
+func (tx *Tx) AppendLeaf(idx int64, body, hashes []byte) error {
+	if err := tx.exec(`INSERT INTO audit_leaf (ws, idx, body, hashes) VALUES (?,?,?,?)`, tx.ws, idx, notNil(body), notNil(hashes)); err != nil {
+		return err
 	}
-	return tx.exec(`INSERT INTO audit_leaf (ws, idx, body) VALUES (?,?,?)`, tx.ws, idx, body)
+	tx.leaves = idx + 1
+	return nil
+}
+
+func notNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// LeafHashes returns the tree hashes that a leaf completed.
+func (tx *Tx) LeafHashes(idx int64) (h []byte, err error) {
+	err = tx.row(`SELECT hashes FROM audit_leaf WHERE ws = ? AND idx = ?`, tx.ws, idx).Scan(&h)
+	return h, absent(err)
 }
 
 // Leaves returns up to limit bodies from an index on.
@@ -38,17 +59,6 @@ func (tx *Tx) Leaves(from int64, limit int) (bodies [][]byte, err error) {
 		return nil
 	}, `SELECT idx, body FROM audit_leaf WHERE ws = ? AND idx >= ? ORDER BY idx LIMIT ?`, tx.ws, from, limit)
 	return bodies, err
-}
-
-// PutHash stores one of the log's hashes.
-func (tx *Tx) PutHash(idx int64, hash []byte) error {
-	return tx.exec(`INSERT INTO audit_hash (ws, idx, hash) VALUES (?,?,?)`, tx.ws, idx, hash)
-}
-
-// Hash returns one of the log's hashes.
-func (tx *Tx) Hash(idx int64) (h []byte, err error) {
-	err = tx.row(`SELECT hash FROM audit_hash WHERE ws = ? AND idx = ?`, tx.ws, idx).Scan(&h)
-	return h, absent(err)
 }
 
 // PutCheckpoint stores a signed checkpoint.

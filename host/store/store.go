@@ -233,7 +233,7 @@ func (s *Store) Read(ctx context.Context, fn func(*Tx) error) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx}})
+	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx}, leaves: -1})
 }
 
 // write is the writer goroutine.
@@ -284,7 +284,7 @@ func (s *Store) drain(first job) []job {
 // commit runs a batch in one transaction. A second error is final for the store.
 func (s *Store) commit(batch []job) (results []error, final error) {
 	ctx := context.Background() // a cancelled caller must not tear a shared commit
-	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: connQuerier{s}}
+	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: connQuerier{s}, leaves: -1}
 	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
 		return nil, fmt.Errorf("store: begin: %w", err)
 	}
@@ -295,19 +295,11 @@ func (s *Store) commit(batch []job) (results []error, final error) {
 	results = make([]error, len(batch))
 	wrote := false
 	for i, j := range batch {
-		if err := tx.exec("SAVEPOINT one"); err != nil {
+		var err error
+		if results[i], err = s.one(tx, j.fn, len(batch) == 1); err != nil {
 			return nil, errors.Join(fmt.Errorf("store: savepoint: %w", err), tx.exec("ROLLBACK"))
 		}
-		results[i] = run(j.fn, tx)
-		undo := "RELEASE one"
-		if results[i] != nil {
-			undo = "ROLLBACK TO one"
-		} else {
-			wrote = true
-		}
-		if err := tx.exec(undo); err != nil {
-			return nil, errors.Join(fmt.Errorf("store: savepoint: %w", err), tx.exec("ROLLBACK"))
-		}
+		wrote = wrote || results[i] == nil
 	}
 	end := "COMMIT"
 	if !wrote {
@@ -317,6 +309,24 @@ func (s *Store) commit(batch []job) (results []error, final error) {
 		return nil, fmt.Errorf("store: commit: %w", err)
 	}
 	return results, nil
+}
+
+// one runs a function of a batch. In a savepoint of its own, unless it is alone:
+// then the transaction is its savepoint.
+func (s *Store) one(tx *Tx, fn func(*Tx) error, alone bool) (result, final error) {
+	if alone {
+		return run(fn, tx), nil
+	}
+	if err := tx.exec("SAVEPOINT one"); err != nil {
+		return nil, err
+	}
+	result = run(fn, tx)
+	end := "RELEASE one"
+	if result != nil {
+		end = "ROLLBACK TO one"
+		tx.leaves = -1 // its leaves are gone
+	}
+	return result, tx.exec(end)
 }
 
 // run turns a panic of one caller's function into that caller's error, so that it

@@ -85,7 +85,7 @@ func TestErrorOfOneWriteUndoesThatWriteOnly(t *testing.T) {
 func TestDatabaseIsPrivate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
-	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaf(0, []byte("x")) }); err != nil {
+	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaf(0, []byte("x"), nil) }); err != nil {
 		t.Fatal(err)
 	}
 	for _, suffix := range []string{"", "-wal", "-shm"} {
@@ -98,7 +98,7 @@ func TestDatabaseIsPrivate(t *testing.T) {
 
 func TestReadersCannotWrite(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
-	err := s.Read(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaf(0, nil) })
+	err := s.Read(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaf(0, nil, nil) })
 	if err == nil {
 		t.Fatal("a reader wrote")
 	}
@@ -111,5 +111,48 @@ func TestClosedStoreAnswersErrors(t *testing.T) {
 	}
 	if err := s.Write(t.Context(), func(*store.Tx) error { return nil }); !errors.Is(err, store.ErrClosed) {
 		t.Fatalf("write after close: %v", err)
+	}
+}
+
+func TestDatabaseIsItsOwnersAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ws.db")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, path)
+	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.Touch() }); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(path + "*")
+	if err != nil || len(files) < 2 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		st, err := os.Stat(f)
+		if err != nil || st.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v (%v)", filepath.Base(f), st.Mode(), err)
+		}
+	}
+}
+
+// TestTouchReachesTheDisk watches the log: a commit without pages would prove nothing.
+func TestTouchReachesTheDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ws.db")
+	s := open(t, path)
+	size := func() int64 {
+		st, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	for range 3 {
+		before := size()
+		if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.Touch() }); err != nil {
+			t.Fatal(err)
+		}
+		if size() <= before {
+			t.Fatal("nothing was written")
+		}
 	}
 }

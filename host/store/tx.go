@@ -16,6 +16,8 @@ type Tx struct {
 	ws    host.Workspace
 	epoch int64
 	q     querier
+
+	leaves int64 // of the audit log, if it was asked for; -1 before
 }
 
 // Epoch is that of the lease the transaction was fenced with.

@@ -44,10 +44,14 @@ func (tx *Tx) PutWorkspace(w Workspace, now time.Time) (version int64, err error
 	return version, absent(err)
 }
 
-// Touch writes one row and changes nothing, to see whether the disk still takes a
-// commit.
+// Touch writes a row and removes it, to see whether the disk still takes a commit. An
+// update to the same value would not do: SQLite writes no page for it.
 func (tx *Tx) Touch() error {
-	return tx.exec(`UPDATE workspace SET cap_micro = cap_micro WHERE ws = ?`, tx.ws)
+	const touch = "touch/"
+	if err := tx.exec(`INSERT INTO lease (ws, epoch, holder, taken_at) VALUES (?,0,'',0)`, touch+string(tx.ws)); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return tx.change(`DELETE FROM lease WHERE ws = ?`, touch+string(tx.ws))
 }
 
 // PutPrincipal stores or replaces a principal.

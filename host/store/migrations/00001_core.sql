@@ -139,11 +139,7 @@ CREATE TABLE kv_namespace (               -- label of everything that was ever i
 
 CREATE TABLE audit_leaf (
     ws TEXT NOT NULL, idx INTEGER NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY (ws, idx)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE audit_hash (                 -- stored hashes of x/mod/sumdb/tlog
-    ws TEXT NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL,
+    hashes BLOB NOT NULL,                 -- the tree hashes that this leaf completes, level by level
     PRIMARY KEY (ws, idx)
 ) STRICT, WITHOUT ROWID;
 
