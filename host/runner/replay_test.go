@@ -15,7 +15,7 @@ import (
 
 const (
 	logLine = `{"op":"log.write","v":1,"args":{"level":"info","text":"x"}}`
-	sleep = `{"op":"time.sleep","v":1,"args":{"ms":3600000}}`
+	sleep   = `{"op":"time.sleep","v":1,"args":{"ms":3600000}}`
 )
 
 // past takes the recorded answers that the host pushes.
