@@ -152,6 +152,22 @@ type Head struct {
 // ErrTampered is wrapped by everything that Verify finds.
 var ErrTampered = errors.New("audit: the log does not verify")
 
+// Extends says why a log of n leaves is not one that a checkpoint was the beginning
+// of: it is shorter, or begins otherwise.
+func Extends(tx Tx, n int64, h Head) error {
+	if n < h.Size {
+		return fmt.Errorf("%w: the log has %d leaves, a checkpoint of %d is signed already", ErrTampered, n, h.Size)
+	}
+	root, err := tlog.TreeHash(h.Size, reader(tx))
+	if err != nil {
+		return fmt.Errorf("%w: the signed beginning of the log cannot be rebuilt: %w", ErrTampered, err)
+	}
+	if root != h.Root {
+		return fmt.Errorf("%w: the log begins otherwise than the checkpoint of %d leaves says", ErrTampered, h.Size)
+	}
+	return nil
+}
+
 // OpenCheckpoint checks a note's signature and returns what it says.
 func OpenCheckpoint(signed []byte, vkey string) (Head, error) {
 	v, err := note.NewVerifier(vkey)

@@ -82,7 +82,7 @@ func (w *Workspace) checkpoint(ctx context.Context, every time.Duration) error {
 			return err
 		}
 		size, at, _, err := tx.LastCheckpoint()
-		due = n > size && now.Sub(at) >= every
+		due = n != size && now.Sub(at) >= every
 		return err
 	})
 	if err != nil || !due {
@@ -92,7 +92,8 @@ func (w *Workspace) checkpoint(ctx context.Context, every time.Duration) error {
 	return err
 }
 
-// sign makes and stores a checkpoint of the log as it is.
+// sign makes and stores a checkpoint of the log as it is, if that extends what was
+// signed before. A log that lost leaves is never signed again.
 func (w *Workspace) sign(ctx context.Context) (note []byte, err error) {
 	signer, err := w.keys.Signer()
 	if err != nil {
@@ -104,9 +105,17 @@ func (w *Workspace) sign(ctx context.Context) (note []byte, err error) {
 			return err
 		}
 		size, _, last, err := tx.LastCheckpoint()
-		if err != nil || size == n {
-			note = last
+		if err != nil {
 			return err
+		}
+		if last != nil {
+			if err := w.extends(tx, n, size, last); err != nil {
+				return err
+			}
+		}
+		if last != nil && size == n {
+			note = last
+			return nil
 		}
 		if note, err = audit.Checkpoint(tx, n, signer); err != nil {
 			return err
@@ -114,6 +123,20 @@ func (w *Workspace) sign(ctx context.Context) (note []byte, err error) {
 		return tx.PutCheckpoint(n, note, w.Now())
 	})
 	return note, err
+}
+
+func (w *Workspace) extends(tx *store.Tx, n, size int64, last []byte) error {
+	head, err := audit.OpenCheckpoint(last, w.keys.Verifier())
+	if err == nil && head.Size != size {
+		err = fmt.Errorf("%w: the checkpoint of %d leaves is stored as one of %d", audit.ErrTampered, head.Size, size)
+	}
+	if err == nil {
+		err = audit.Extends(tx, n, head)
+	}
+	if errors.Is(err, audit.ErrTampered) {
+		return &host.Problem{Kind: host.ErrConflict, Code: "AUDIT", Detail: err.Error(), Remedy: "keep the workspace's directory as it is and find out who changed the database"}
+	}
+	return err
 }
 
 // Audit implements api.Backend.
