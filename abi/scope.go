@@ -60,29 +60,62 @@ func CheckPattern(p Pattern) error {
 // Covers reports whether the pattern covers the resource. What is malformed is
 // covered by nothing and covers nothing.
 func (p Pattern) Covers(resource string) bool {
-	if CheckPattern(p) != nil || CheckResource(resource) != nil {
+	r, err := ParseResource(resource)
+	return err == nil && p.Matcher().Covers(r)
+}
+
+// A Resource is a checked and split resource, for whoever asks many patterns about
+// it. The zero value is covered by nothing.
+type Resource struct {
+	scheme string
+	segs   []string
+}
+
+// ParseResource checks a resource as CheckResource does, and splits it once.
+func ParseResource(s string) (Resource, error) {
+	if err := CheckResource(s); err != nil {
+		return Resource{}, err
+	}
+	scheme, segs, err := splitResource(s)
+	return Resource{scheme, segs}, err
+}
+
+// A Matcher is a checked and split pattern, for whoever asks it about many
+// resources. The zero value covers nothing.
+type Matcher struct {
+	scheme string
+	segs   []string
+}
+
+// Matcher splits the pattern once. That of a malformed pattern covers nothing.
+func (p Pattern) Matcher() Matcher {
+	if CheckPattern(p) != nil {
+		return Matcher{}
+	}
+	scheme, segs, _ := splitResource(string(p))
+	return Matcher{scheme, segs}
+}
+
+// Covers reports what Pattern.Covers does.
+func (m Matcher) Covers(r Resource) bool {
+	if m.scheme == "" || m.scheme != r.scheme {
 		return false
 	}
-	ps, pat, _ := splitResource(string(p))
-	rs, res, _ := splitResource(resource)
-	if ps != rs {
-		return false
-	}
-	for i, g := range pat {
+	for i, g := range m.segs {
 		switch {
 		case g == "**":
 			return true
-		case i >= len(res):
+		case i >= len(r.segs):
 			return false
 		case g == "*":
-			if res[i] == "" {
+			if r.segs[i] == "" {
 				return false
 			}
-		case g != res[i]:
+		case g != r.segs[i]:
 			return false
 		}
 	}
-	return len(pat) == len(res)
+	return len(m.segs) == len(r.segs)
 }
 
 // splitResource returns the scheme and the segments of the rest.
