@@ -204,8 +204,10 @@ func (p *Policy) Decide(s Subject, a Action, held label.Set) Verdict {
 	if !a.Effect.Valid() {
 		return refuse(a, "law:closed-effects", abi.Denied, fmt.Sprintf("the effect %q is not known", a.Effect), "")
 	}
-	if v, ok := checkRole(s.For, a); !ok {
-		return v
+	for _, link := range append([]Subject{s}, s.Chain...) {
+		if v, ok := checkRole(link.For, a); !ok {
+			return v
+		}
 	}
 	if a.Operation == "" {
 		return p.decideOwn(s, a)
@@ -252,6 +254,9 @@ func (p *Policy) Decide(s Subject, a Action, held label.Set) Verdict {
 // decideOwn judges what the host does itself: clocks, progress, the skill's memory.
 // It stays in the workspace, so the manifest's line is all it needs.
 func (p *Policy) decideOwn(s Subject, a Action) Verdict {
+	if p.forbids == nil {
+		return refuse(a, "law:default-deny", abi.Denied, "no policy is loaded", "")
+	}
 	for _, link := range append([]Subject{s}, s.Chain...) {
 		if link.Manifest == nil || !link.Manifest.HasOp(a.Op) {
 			return refuse(a, "law:manifest", abi.Scope, fmt.Sprintf("the manifest of %s does not list %s", link.Skill, a.Op), "add it to ops in the manifest and upload the skill again")
@@ -346,7 +351,7 @@ func effectiveEffect(a Action, held label.Set) (abi.Effect, string) {
 	switch {
 	case len(leak) > 0 && a.Effect.Asks():
 		return a.Effect, fmt.Sprintf("it would let %s see what the run has read and they may not", join(leak))
-	case len(leak) > 0 && a.Effect != abi.EffectNone:
+	case len(leak) > 0:
 		return abi.EffectSend, fmt.Sprintf("this %s would tell %s something of what the run has read, which they may not see", a.Effect, join(leak))
 	case a.Effect == abi.EffectRespond:
 		// Needs a typed origin thread (law 8), which no connector has yet.
