@@ -175,13 +175,22 @@ func (r *Runner) Wake(id host.RunID) {
 			r.mu.Lock()
 			again := d.again && ctx.Err() == nil
 			d.again = false
-			if !again {
+			// A person may cancel while the run parks: the word counts all the same.
+			cancelled := errors.Is(context.Cause(ctx), ErrCancelled)
+			if !again && !cancelled {
 				delete(r.active, id)
 			}
 			r.mu.Unlock()
-			if !again {
-				return
+			if again {
+				continue
 			}
+			if cancelled {
+				r.end(id, ending{state: host.StateCancelled, failure: ErrCancelled.Error()}) // unless it has ended
+				r.mu.Lock()
+				delete(r.active, id)
+				r.mu.Unlock()
+			}
+			return
 		}
 	}()
 }
@@ -192,16 +201,12 @@ func (r *Runner) once(ctx context.Context, id host.RunID) {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
-		if errors.Is(context.Cause(ctx), ErrCancelled) {
-			r.end(id, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
-		}
 		return
 	}
 	err := r.run(ctx, id)
 	switch {
 	case err == nil, errors.Is(err, broker.ErrSuspended):
-	case errors.Is(context.Cause(ctx), ErrCancelled):
-		r.end(id, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+	case errors.Is(context.Cause(ctx), ErrCancelled): // Wake ends it
 	case r.ctx.Err() != nil: // the daemon stops: the next one goes on
 	default:
 		r.Log.Error("run failed", slog.String("run", string(id)), slog.String("error", err.Error()))
@@ -229,9 +234,11 @@ func explain(err error) string {
 func (r *Runner) Cancel(id host.RunID) error {
 	r.mu.Lock()
 	d := r.active[id]
-	r.mu.Unlock()
 	if d != nil {
 		d.cancel(ErrCancelled)
+	}
+	r.mu.Unlock()
+	if d != nil {
 		return nil
 	}
 	return r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})

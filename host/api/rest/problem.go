@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/getmonroe/monroe/host"
 )
@@ -27,6 +30,25 @@ func (p *Problem) GetStatus() int { return p.Status }
 
 // ContentType implements huma.ContentTypeFilter.
 func (p *Problem) ContentType(string) string { return "application/problem+json" }
+
+// What huma itself refuses becomes a problem like any other. NewError is the only way
+// to tell it so.
+func init() { huma.NewError = refuse }
+
+func refuse(status int, msg string, errs ...error) huma.StatusError {
+	p := &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: "REQUEST", Remedy: "correct the request; /openapi.json describes it"}
+	details := []string{msg}
+	for _, err := range errs {
+		if err != nil {
+			details = append(details, err.Error())
+		}
+	}
+	p.Detail = strings.Join(details, "; ")
+	if status == http.StatusRequestEntityTooLarge {
+		p.Code, p.Remedy = "REQUEST_SIZE", "send less"
+	}
+	return p
+}
 
 func (p *Problem) write(w http.ResponseWriter) {
 	b, err := json.Marshal(p)

@@ -40,6 +40,9 @@ func caller(ctx context.Context) host.Caller {
 func Handler(b api.Backend, fail func(error)) http.Handler {
 	mux := http.NewServeMux()
 	describe(humago.New(mux, config()), b, fail)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		problemOf(&host.Problem{Kind: host.ErrNotFound, Code: "ROUTE", Detail: "the API has no such method or path", Remedy: "/openapi.json lists what there is"}, fail).write(w)
+	})
 	return authenticate(mux, b, fail)
 }
 
@@ -185,7 +188,7 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 	type named struct {
 		Name string `path:"name" maxLength:"64"`
 	}
-	add(a, fail, route{"push-skill", post, "/v1/skills", "Admit, compile and store a module", host.ScopeAdmin, http.StatusCreated, abi.MaxModule + 1},
+	add(a, fail, route{"push-skill", post, "/v1/skills", "Admit, compile and store a module", host.ScopeAdmin, http.StatusCreated, abi.MaxModule + maxBody},
 		func(ctx context.Context, c host.Caller, in *upload) (*body[host.Skill], error) {
 			return one(b.PushSkill(ctx, c, in.RawBody))
 		})

@@ -1,0 +1,174 @@
+package main_test
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+)
+
+// aimock relaxes turn numbers and takes the first fixture that matches, so the answer
+// to the tool's result comes first.
+const fixtures = `{"fixtures":[
+ {"match":{"toolCallId":"call_1"},"response":{"content":"The plan asks: shall we ship on Friday?","usage":{"prompt_tokens":200,"completion_tokens":30,"total_tokens":230}}},
+ {"match":{"userMessage":"read the plan"},"response":{"toolCalls":[{"id":"call_1","name":"files_read","arguments":{"folder":"docs","path":"plan.md"}}],
+  "usage":{"prompt_tokens":120,"completion_tokens":17,"total_tokens":137}}}]}`
+
+// aimock starts the peer and returns its address.
+func aimock(t *testing.T) string {
+	t.Helper()
+	command := os.Getenv("MONROE_AIMOCK")
+	if command == "" {
+		t.Skip("MONROE_AIMOCK is not set: install aimock with .ci/peers.sh")
+	}
+	file := filepath.Join(t.TempDir(), "fixtures.json")
+	write(t, file, fixtures)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	_, port, _ := net.SplitHostPort(address)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	argv := []string{command, "--host", "127.0.0.1", "-p", port, "-f", file, "--chunk-size", "12"}
+	if strings.HasSuffix(command, ".js") {
+		argv = append([]string{"node"}, argv...)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/health", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp, err := new(http.Client).Do(req); err == nil {
+			_ = resp.Body.Close()
+			return address
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal("aimock did not begin to answer")
+		case <-tick.C:
+		}
+	}
+}
+
+// TestPeerAssistantAimock lets the assistant do a task with a model that others
+// wrote: a streamed tool call, the file, a streamed answer, and the bill.
+func TestPeerAssistantAimock(t *testing.T) {
+	const key = "sk-test-0123456789abcdef"
+	address := aimock(t)
+	d := newDaemon(t, "model:\n  base_url: http://"+address+"/v1\n  private: true\n  default: acme/one\n  allowed:\n"+
+		"    - {model: acme/one, input_usd_per_million: \"1\", output_usd_per_million: \"3\", max_output_tokens: 1000}\n")
+	d.env = []string{"MONROE_MODEL_KEY=" + key}
+	d.up()
+	d.push(guestModule(t, "assistant"))
+	d.apply(d.config(
+		`skill: assistant, operation: files.list, resource: "files:docs/**"`,
+		`skill: assistant, operation: files.read, resource: "files:docs/**"`,
+		`skill: assistant, operation: llm.chat, resource: "model:acme/one"`,
+	))
+	est, err := d.Estimate(d.ctx(), "assistant")
+	if err != nil || est.Ceiling <= 0 || est.Runs != 0 {
+		t.Errorf("estimate %+v, %v", est, err)
+	}
+	r, err := d.StartRun(d.ctx(), api.StartInput{Skill: "assistant", Input: json.RawMessage(`{"task":"read the plan"}`), MaxUSD: "0.50"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := ""
+	if err := d.Watch(d.ctx(), r.ID, 0, func(e host.Event) error {
+		if e.Kind == host.EventStream {
+			words += e.Text
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	v := d.run(r.ID)
+	if v.State != host.StateSucceeded {
+		t.Fatalf("the run %s: %s\n%+v", v.State, v.Failure, v.Log)
+	}
+	var res struct {
+		Answer    string `json:"answer"`
+		ToolCalls int    `json:"tool_calls"`
+		Calls     []struct{ Operation, Outcome string }
+	}
+	if err := json.Unmarshal(v.Result, &res); err != nil {
+		t.Fatal(err)
+	}
+	const answer = "The plan asks: shall we ship on Friday?"
+	if res.Answer != answer || res.ToolCalls != 1 || res.Calls[0].Operation != "files.read" || res.Calls[0].Outcome != "ok" {
+		t.Errorf("result %s", v.Result)
+	}
+	if !strings.Contains(words, answer) {
+		t.Errorf("streamed %q", words)
+	}
+	// The peer's own count of tokens at the operator's prices: 1 and 3 dollars for a
+	// million.
+	const cost = 120 + 3*17 + 200 + 3*30
+	if v.Spent != cost || v.Reserved != 0 || v.Budget != 500_000 || v.Estimate.Ceiling != v.Budget {
+		t.Errorf("spent %d, reserved %d, budget %d, want %d spent", v.Spent, v.Reserved, v.Budget, cost)
+	}
+	spend, err := d.Spend(d.ctx())
+	if err != nil || spend.Settled != cost || spend.Reserved != 0 || spend.CapMicro != 5_000_000 {
+		t.Errorf("ledger %+v, %v", spend, err)
+	}
+	if !strings.Contains(v.Receipt, "llm.chat ×2") || !strings.Contains(v.Receipt, "files.read ×1") {
+		t.Errorf("receipt %s", v.Receipt)
+	}
+	if again, err := d.Estimate(d.ctx(), "assistant"); err != nil || again.Runs != 1 || again.P50 != cost {
+		t.Errorf("the next estimate %+v, %v", again, err)
+	}
+	d.verified()
+
+	t.Run("too small a ceiling", func(t *testing.T) {
+		r, err := d.StartRun(d.ctx(), api.StartInput{Skill: "assistant", Input: json.RawMessage(`{"task":"read the plan"}`), MaxUSD: "0.000100"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := d.finished(r.ID)
+		if v.State != host.StateFailed || !strings.Contains(string(v.Result), "BUDGET") || v.Spent != 0 || v.Reserved != 0 {
+			t.Errorf("the run %s: %s; spent %d, reserved %d", v.State, v.Result, v.Spent, v.Reserved)
+		}
+	})
+	t.Run("model that is not granted", func(t *testing.T) {
+		v := d.finished(d.start("assistant", `{"task":"read the plan","model":"acme/two"}`))
+		if v.State != host.StateFailed || v.Spent != 0 {
+			t.Errorf("the run %s: %s; spent %d", v.State, v.Result, v.Spent)
+		}
+	})
+
+	// The key is in no file of the workspace, and in nothing that the daemon printed.
+	d.stop()
+	err = filepath.WalkDir(d.home, func(path string, e os.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() && strings.Contains(string(read(t, path)), key) {
+			t.Errorf("%s holds the model's key", path)
+		}
+		return err
+	})
+	if err != nil || strings.Contains(d.said.String(), key) {
+		t.Errorf("the key was printed, or %v", err)
+	}
+}
