@@ -79,13 +79,15 @@ type decision struct {
 // first; only then is anything written down.
 func (d *decision) commit(tx *store.Tx) error {
 	c := d.c
-	if c.attempts > 0 && c.op.Replay == abi.ReplayBlind {
+	if c.attempts > 0 && !repeatable(c.op.Replay) {
+		var err error
+		c.cost, err = d.settleOpen(tx)
 		c.denial = &abi.Denial{
 			Code: abi.OutcomeUnknown, Effect: abi.OutcomeMay,
 			Reason: "the host stopped after this was attempted and before the answer came; it may have happened",
 			Remedy: "look at the other side before you try again; a second attempt is a new call and asks again",
 		}
-		return nil
+		return err
 	}
 	if c.verdict.Outcome == grant.Ask {
 		if err := d.seekConsent(tx); err != nil || c.denial != nil || d.wait != "" {
@@ -186,18 +188,33 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 	return d.leaf("ask")
 }
 
-// reserve puts the ceiling aside. What an attempt before a crash had reserved stays
-// spent: it may have been used.
+// repeatable reports whether an attempt whose result was lost may be made again. A
+// class that is not known is blind.
+func repeatable(r abi.ReplayClass) bool {
+	switch r {
+	case abi.ReplayPure, abi.ReplayKeyed, abi.ReplayProbe, abi.ReplayConditional:
+		return true
+	case abi.ReplayBlind:
+	}
+	return false
+}
+
+// settleOpen books what attempts before a crash had reserved, in full: it may have
+// been used.
+func (d *decision) settleOpen(tx *store.Tx) (sum abi.MicroUSD, err error) {
+	open, err := tx.OpenReservations(d.s.Run.ID, d.c.n)
+	for _, attempt := range open {
+		booked, e := spend.Settle(tx, d.s.Run, d.c.n, attempt, d.c.plan.Ceiling, nil)
+		sum, err = sum+booked, errors.Join(err, e)
+	}
+	return sum, err
+}
+
+// reserve puts the ceiling aside.
 func (d *decision) reserve(tx *store.Tx) error {
 	c := d.c
-	open, err := tx.OpenReservations(d.s.Run.ID, c.n)
-	if err != nil {
+	if _, err := d.settleOpen(tx); err != nil {
 		return err
-	}
-	for _, attempt := range open {
-		if _, err := spend.Settle(tx, d.s.Run, c.n, attempt, c.plan.Ceiling, nil); err != nil {
-			return err
-		}
 	}
 	if c.plan.Ceiling == 0 {
 		return nil
