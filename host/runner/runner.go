@@ -27,7 +27,6 @@ import (
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/broker"
-	"github.com/getmonroe/monroe/host/grant"
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/vault"
@@ -57,7 +56,6 @@ type Config struct {
 	Shelf   *module.Shelf
 	Broker  *broker.Broker
 	Spawner Spawner
-	Policy  func() *grant.Policy
 	Now     func() time.Time
 	Log     *slog.Logger
 	// Workers bounds how many workers live at the same time.
