@@ -269,7 +269,9 @@ func TestRefusalsHaveTheirCodesAndLeaveALeafEach(t *testing.T) {
 		{`{"op":"time.now","v":2}`, abi.Unsupported},
 		{`{"op":"no.such","v":1}`, abi.Unsupported},
 		{`{"op":"skill.call","v":1}`, abi.Unsupported},
-		{`{"op":"batch","v":1}`, abi.Unsupported},
+		{`{"op":"batch","v":1}`, abi.Invalid},
+		{`{"op":"batch","v":1,"args":{"requests":[{"op":"batch","v":1}]}}`, abi.Invalid},
+		{`{"op":"skill.call","v":1}`, abi.Unsupported},
 		{`{"op":"llm.chat","v":1}`, abi.Unsupported},
 		{string(use(abi.OpToolCall, "no.such", "a", 0)), abi.NotFound},
 		{string(use(abi.OpToolCall, "mail.send", "a", 0)), abi.Invalid},
@@ -586,7 +588,8 @@ func TestMemoryRowsCannotBeSwapped(t *testing.T) {
 	h := newHouse(t)
 	h.ok(1, request(abi.OpKVPut, `{"key":"a","value":"one"}`))
 	h.ok(2, request(abi.OpKVPut, `{"key":"b","value":"two"}`))
-	h.tamper(`UPDATE kv SET value_enc = (SELECT k.value_enc FROM kv k WHERE k.key_mac <> kv.key_mac)`)
+	h.tamper(`WITH old AS MATERIALIZED (SELECT key_mac, value_enc FROM kv)
+		UPDATE kv SET value_enc = (SELECT value_enc FROM old WHERE old.key_mac <> kv.key_mac)`)
 	h.resume()
 	h.refused(3, request(abi.OpKVGet, `{"key":"a"}`), abi.Internal)
 }
