@@ -1,0 +1,303 @@
+package runner_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/module"
+	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/workspace"
+)
+
+const engine = "fake/1"
+
+// fakeCompiler stores what it gets; the upload is the manifest.
+type fakeCompiler struct{}
+
+func (fakeCompiler) Compile(_ context.Context, upload []byte, dir string) (module.Compiled, error) {
+	return module.Compiled{Engine: engine, Manifest: upload}, os.WriteFile(filepath.Join(dir, "module.wasm"), upload, 0o600)
+}
+
+// fakeWorld has one operation, whose plan panics if it is told to.
+type fakeWorld struct{}
+
+func (fakeWorld) Operations() []connectors.Operation { return nil }
+func (fakeWorld) Pinned(string) abi.Digest           { return abi.Digest{} }
+func (fakeWorld) Plan(context.Context, connectors.Call) (connectors.Plan, *abi.Denial) {
+	return connectors.Plan{}, abi.Deny(abi.NotFound, "none", "")
+}
+
+func (fakeWorld) Perform(context.Context, grant.Permit, connectors.Call, connectors.Plan, func(string)) broker.Outcome {
+	return broker.Outcome{}
+}
+func (fakeWorld) Preview(string, connectors.Plan) host.Preview { return host.Preview{} }
+
+// fakeSpawner starts workers that follow a script each.
+type fakeSpawner struct {
+	mu      sync.Mutex
+	scripts []script // one for each worker, the last for all that follow
+	started int
+	ready   string
+	tried   []string
+	err     error
+}
+
+// script is what a worker does on its descriptor.
+type script func(conn net.Conn)
+
+func (s *fakeSpawner) Spawn(context.Context, string, time.Duration) (runner.Worker, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return nil, s.err
+	}
+	do := s.scripts[min(s.started, len(s.scripts)-1)]
+	s.started++
+	host, worker := net.Pipe()
+	w := &fakeWorker{Conn: host, ready: s.ready, tried: s.tried, gone: make(chan struct{})}
+	go func() {
+		defer close(w.gone)
+		do(worker)
+		_ = worker.Close()
+	}()
+	return w, nil
+}
+
+type fakeWorker struct {
+	net.Conn
+	ready string
+	tried []string
+	gone  chan struct{}
+}
+
+func (w *fakeWorker) Ready() wire.Ready    { return wire.Ready{Engine: w.ready} }
+func (w *fakeWorker) Violations() []string { return w.tried }
+func (w *fakeWorker) Close() error {
+	_ = w.Conn.Close()
+	<-w.gone
+	return nil
+}
+
+// open reads what the host says first.
+func open(conn net.Conn) {
+	for _, k := range []wire.Kind{wire.KindStart, wire.KindInput} {
+		if _, _, err := wire.ReadFrame(conn, k); err != nil {
+			return
+		}
+	}
+}
+
+func send(conn net.Conn, k wire.Kind, parts ...[]byte) { _ = wire.WriteFrame(conn, k, parts...) }
+
+func u32(n uint32) []byte { return binary.LittleEndian.AppendUint32(nil, n) }
+
+func done(conn net.Conn) { send(conn, wire.KindDone, u32(0), []byte(`"well"`)) }
+
+// call asks one thing and waits for the answer.
+func call(conn net.Conn, n uint32, request string) {
+	send(conn, wire.KindCall, wire.AppendCall(nil, n), []byte(request))
+	_, _, _ = wire.ReadFrame(conn, wire.KindReply)
+}
+
+const (
+	manifest = `{"abi":1,"name":"fixture","version":"1","description":"","ops":[],"limits":{"wall_ns":300000000,"calls":5}}`
+	now      = `{"op":"time.now","v":1}`
+)
+
+// bench is a workspace with fake workers.
+type bench struct {
+	*workspace.Workspace
+	caller host.Caller
+}
+
+func newBench(t *testing.T, s *fakeSpawner) *bench {
+	t.Helper()
+	if s.ready == "" {
+		s.ready = engine
+	}
+	dir := filepath.Join(t.TempDir(), "team")
+	w, err := workspace.Open(t.Context(), workspace.Config{
+		Name: "team", Dir: dir, Operator: &config.Operator{Version: 1, Owner: config.Owner{Name: "Ann", Email: "ann@localhost"}},
+		World:    func(*config.Workspace) (broker.World, error) { return fakeWorld{}, nil },
+		Compiler: fakeCompiler{}, Spawner: s, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	token, err := os.ReadFile(filepath.Join(dir, "owner.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{Workspace: w}
+	if b.caller, err = w.Authenticate(t.Context(), strings.TrimSpace(string(token))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.PushSkill(t.Context(), b.caller, []byte(manifest)); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// result starts a run and waits for its end.
+func (b *bench) result(t *testing.T) api.RunView {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	r, err := b.StartRun(ctx, b.caller, api.StartInput{Skill: "fixture"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for after := int64(0); ; {
+		list, more, ended, err := b.Events(ctx, b.caller, r.ID, after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ended {
+			break
+		}
+		if len(list) > 0 {
+			after = list[len(list)-1].Seq
+			continue
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			t.Fatal("the run does not end")
+		}
+	}
+	v, err := b.Run(ctx, b.caller, r.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// TestBadWorkersEndTheirOwnRun lets workers say anything but the protocol. The next
+// worker is good, and so is its run.
+func TestBadWorkersEndTheirOwnRun(t *testing.T) {
+	const broke = "INTERNAL: the worker broke the protocol: "
+	for name, c := range map[string]struct {
+		do      script
+		failure string // the whole text
+	}{
+		"noise":              {func(c net.Conn) { open(c); _, _ = c.Write([]byte("\xff\xff\xff\xff\xff garbage")) }, broke + "wire protocol: unexpected frame kind 255"},
+		"text":               {func(c net.Conn) { open(c); _, _ = c.Write([]byte("panic: runtime error")) }, broke + "wire protocol: unexpected frame kind 99"},
+		"kind of the host":   {func(c net.Conn) { open(c); send(c, wire.KindReply, wire.AppendReply(nil, 1, 0)) }, broke + "wire protocol: unexpected frame kind 7"},
+		"kind of a compiler": {func(c net.Conn) { open(c); send(c, wire.KindCompiled, []byte("{}")) }, broke + "wire protocol: unexpected frame kind 12"},
+		"second ready":       {func(c net.Conn) { open(c); send(c, wire.KindReady, []byte("{}")) }, broke + "wire protocol: unexpected frame kind 1"},
+		"oversize call":      {func(c net.Conn) { open(c); _, _ = c.Write(append(u32(abi.MaxRequest+6), byte(wire.KindCall))) }, broke + "frame too large: kind 6 announces 1048582 bytes"},
+		"4 GiB":              {func(c net.Conn) { open(c); _, _ = c.Write(append(u32(1<<32-1), byte(wire.KindDone))) }, broke + "frame too large: kind 9 announces 4294967295 bytes"},
+		"no length":          {func(c net.Conn) { open(c); _, _ = c.Write(append(u32(0), byte(wire.KindCall))) }, broke + "frame too large: kind 6 announces 0 bytes"},
+		"oversize result":    {func(c net.Conn) { open(c); _, _ = c.Write(append(u32(abi.MaxResult+6), byte(wire.KindDone))) }, broke + "frame too large: kind 9 announces 1048582 bytes"},
+		"short call":         {func(c net.Conn) { open(c); send(c, wire.KindCall, []byte("abc")) }, broke + "wire protocol: a call of 3 bytes"},
+		"short end":          {func(c net.Conn) { open(c); send(c, wire.KindDone, []byte("abc")) }, broke + "wire protocol: an end of 3 bytes"},
+		"short seen":         {func(c net.Conn) { open(c); send(c, wire.KindSeen, u32(1)) }, broke + "wire protocol: a fingerprint of 4 bytes"},
+		"seen of nothing":    {func(c net.Conn) { open(c); send(c, wire.KindSeen, u32(1), make([]byte, 32)) }, broke + "it saw recorded answer 1 after 0 of 0"},
+		"call 0":             {func(c net.Conn) { open(c); send(c, wire.KindCall, u32(0), []byte(now)) }, broke + "call 0 came, 1 was next"},
+		"call 2 first":       {func(c net.Conn) { open(c); send(c, wire.KindCall, u32(2), []byte(now)) }, broke + "call 2 came, 1 was next"},
+		"call 1 twice":       {func(c net.Conn) { open(c); call(c, 1, now); call(c, 1, now) }, broke + "call 1 came, 2 was next"},
+		"a call too many": {func(c net.Conn) {
+			open(c)
+			for n := range uint32(7) {
+				call(c, n+1, now)
+			}
+		}, "LIMIT: the run made more than 5 calls"},
+		"fault without JSON": {func(c net.Conn) { open(c); send(c, wire.KindFault, []byte("nonsense")) }, "INTERNAL: the worker sent a fault that cannot be read"},
+		"fault without code": {func(c net.Conn) { open(c); send(c, wire.KindFault, []byte(`{"message":"x"}`)) }, "INTERNAL: the worker sent a fault that cannot be read"},
+		"fault on many lines": {func(c net.Conn) {
+			open(c)
+			send(c, wire.KindFault, []byte(`{"code":"TRAP","message":"a\nb\u001b[31m"}`))
+		}, "TRAP: a b [31m"},
+		"gone at once":      {func(net.Conn) {}, "the host could not go on: the worker ended without a word: io: read/write on closed pipe"},
+		"gone after a call": {func(c net.Conn) { open(c); call(c, 1, now) }, "the host could not go on: the worker ended without a word: EOF"},
+		"gone in a frame":   {func(c net.Conn) { open(c); _, _ = c.Write(append(u32(100), byte(wire.KindCall), 1, 0)) }, "the host could not go on: the worker ended without a word: unexpected EOF"},
+		"silent":            {func(c net.Conn) { open(c); _, _ = io.Copy(io.Discard, c) }, "LIMIT: the run took longer than 300ms without waiting"},
+		"never reads":       {func(c net.Conn) { _, _ = c.Read(make([]byte, 1)); <-hung(c) }, "LIMIT: the run took longer than 300ms without waiting"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, &fakeSpawner{scripts: []script{c.do, func(conn net.Conn) { open(conn); call(conn, 1, now); done(conn) }}})
+			v := b.result(t)
+			if v.State != host.StateFailed || v.Failure != c.failure {
+				t.Errorf("the run %s: %q\nwant failed: %q", v.State, v.Failure, c.failure)
+			}
+			if v.Result != nil || v.ReceiptID == "" {
+				t.Errorf("result %s, receipt %q", v.Result, v.ReceiptID)
+			}
+			if v := b.result(t); v.State != host.StateSucceeded || string(v.Result) != `"well"` {
+				t.Errorf("the next run %s: %s", v.State, v.Failure)
+			}
+		})
+	}
+}
+
+// hung is closed when the other side hangs up. It does not take what is sent: it
+// reads one byte at a time, never.
+func hung(c net.Conn) <-chan struct{} {
+	ch := make(chan struct{})
+	go func() {
+		defer close(ch)
+		for { // a write fails when the host has closed
+			if _, err := c.Write(nil); err != nil {
+				return
+			}
+			if _, err := c.Write([]byte{0}); err != nil {
+				return
+			}
+		}
+	}()
+	return ch
+}
+
+// TestWorkersThatDoNotFit are refused before they see the run.
+func TestWorkersThatDoNotFit(t *testing.T) {
+	s := &fakeSpawner{ready: "other/2", scripts: []script{func(net.Conn) {}}}
+	if v := newBench(t, s).result(t); v.State != host.StateFailed || v.Failure != "the host could not go on: the run is pinned to the engine fake/1, this binary has other/2" {
+		t.Errorf("another engine: %s %q", v.State, v.Failure)
+	}
+	s = &fakeSpawner{err: errors.New("no processes left")}
+	if v := newBench(t, s).result(t); v.State != host.StateFailed || v.Failure != "the host could not go on: the worker did not start: no processes left" {
+		t.Errorf("no worker: %s %q", v.State, v.Failure)
+	}
+}
+
+// TestViolationsAreAlarms: what a confined worker tried is in the audit log.
+func TestViolationsAreAlarms(t *testing.T) {
+	s := &fakeSpawner{tried: []string{"socket(2)"}, scripts: []script{func(c net.Conn) { open(c); done(c) }}}
+	b := newBench(t, s)
+	b.result(t)
+	v, err := b.Audit(t.Context(), b.caller, 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, l := range v.Leaves {
+		found = found || bytes.Contains(l.Body, []byte("socket(2)"))
+	}
+	if !found {
+		t.Error("no leaf tells of it")
+	}
+}
