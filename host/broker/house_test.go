@@ -150,6 +150,7 @@ func (h *house) write(fn func(*store.Tx) error) {
 	h.t.Helper()
 	h.must(h.store.Write(h.t.Context(), fn))
 }
+
 func (h *house) read(fn func(*store.Tx) error) { h.t.Helper(); h.must(h.store.Read(h.t.Context(), fn)) }
 
 func (h *house) open() {

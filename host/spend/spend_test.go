@@ -40,7 +40,7 @@ func run(id string, budget abi.MicroUSD) host.Run {
 // whoever reserves at the same time. Law 2 rides along.
 func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "spend")
+		dir, err := os.MkdirTemp("", "spend") //nolint:usetesting // one for each drawn history, removed with it
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +73,7 @@ func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
 			for w := range workers {
 				tree, err := tx.SpendTotal(store.RunScope(host.RunID(fmt.Sprint("run", w))))
 				if err != nil || tree.Settled+tree.Reserved > budgets[w] {
-					return fmt.Errorf("%+v passes the budget %d, %v", tree, budgets[w], err)
+					return fmt.Errorf("%+v passes the budget %d, %w", tree, budgets[w], err)
 				}
 			}
 			return nil
@@ -192,7 +192,11 @@ func TestAbsurdAmountsCannotOverflow(t *testing.T) {
 		amount, budget, limit abi.MicroUSD
 		want                  spend.Shortage
 	}{
-		{most, most - 1, most, spend.NoBudget}, {most, most, most - 1, spend.NoCap}, {100, most, 99, spend.NoCap}, {1, 0, most, spend.NoBudget}, {1, most, 0, spend.NoCap},
+		{most, most - 1, most, spend.NoBudget},
+		{most, most, most - 1, spend.NoCap},
+		{100, most, 99, spend.NoCap},
+		{1, 0, most, spend.NoBudget},
+		{1, most, 0, spend.NoCap},
 		{0, 0, 0, spend.Enough},
 	} {
 		if err := s.Write(t.Context(), func(tx *store.Tx) error {
