@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,7 +120,7 @@ func call(conn net.Conn, n uint32, request string) {
 }
 
 const (
-	manifest = `{"abi":1,"name":"fixture","version":"1","description":"","ops":[],"limits":{"wall_ns":300000000,"calls":5}}`
+	manifest = `{"abi":1,"name":"fixture","version":"1","description":"","ops":["time.sleep"],"limits":{"wall_ns":300000000,"calls":5}}`
 	now      = `{"op":"time.now","v":1}`
 )
 
@@ -131,6 +132,11 @@ type bench struct {
 
 func newBench(t *testing.T, s *fakeSpawner) *bench {
 	t.Helper()
+	return benchAt(t, s, time.Now)
+}
+
+func benchAt(t *testing.T, s *fakeSpawner, clock func() time.Time) *bench {
+	t.Helper()
 	if s.ready == "" {
 		s.ready = engine
 	}
@@ -138,7 +144,7 @@ func newBench(t *testing.T, s *fakeSpawner) *bench {
 	w, err := workspace.Open(t.Context(), workspace.Config{
 		Name: "team", Dir: dir, Operator: &config.Operator{Version: 1, Owner: config.Owner{Name: "Ann", Email: "ann@localhost"}},
 		World:    func(*config.Workspace) (broker.World, error) { return fakeWorld{}, nil },
-		Compiler: fakeCompiler{}, Spawner: s, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Compiler: fakeCompiler{}, Spawner: s, Now: clock, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -171,13 +177,31 @@ func (b *bench) result(t *testing.T) api.RunView {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.await(t, r.ID, func(host.RunState) bool { return false })
+	return b.view(t, r.ID)
+}
+
+func (b *bench) view(t *testing.T, id host.RunID) api.RunView {
+	t.Helper()
+	v, err := b.Run(t.Context(), b.caller, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// await follows a run until it ends or an event's state is enough.
+func (b *bench) await(t *testing.T, id host.RunID, enough func(host.RunState) bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	for after := int64(0); ; {
-		list, more, ended, err := b.Events(ctx, b.caller, r.ID, after)
+		list, more, ended, err := b.Events(ctx, b.caller, id, after)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ended {
-			break
+		if ended || slices.ContainsFunc(list, func(e host.Event) bool { return enough(e.State) }) {
+			return
 		}
 		if len(list) > 0 {
 			after = list[len(list)-1].Seq
@@ -189,11 +213,6 @@ func (b *bench) result(t *testing.T) api.RunView {
 			t.Fatal("the run does not end")
 		}
 	}
-	v, err := b.Run(ctx, b.caller, r.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
 }
 
 // TestBadWorkersEndTheirOwnRun lets workers say anything but the protocol. The next

@@ -1,0 +1,117 @@
+package runner_test
+
+import (
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+)
+
+const (
+	logLine = `{"op":"log.write","v":1,"args":{"level":"info","text":"x"}}`
+	sleep   = `{"op":"time.sleep","v":1,"args":{"ms":3600000}}`
+)
+
+// past takes the recorded answers that the host pushes.
+func past(conn net.Conn, n int) {
+	for range n {
+		if _, _, err := wire.ReadFrame(conn, wire.KindPast); err != nil {
+			return
+		}
+	}
+}
+
+func seen(conn net.Conn, n uint32, request string) {
+	fp := abi.Fingerprint([]byte(request))
+	send(conn, wire.KindSeen, wire.AppendCall(nil, n), fp[:])
+}
+
+// TestReplay parks a run after two recorded answers and lets the next workers say
+// whatever comes to their mind.
+func TestReplay(t *testing.T) {
+	parks := func(c net.Conn) { open(c); call(c, 1, now); call(c, 2, logLine); call(c, 3, sleep) }
+	good := func(c net.Conn) {
+		open(c)
+		past(c, 2)
+		seen(c, 1, now)
+		seen(c, 2, logLine)
+		call(c, 3, sleep)
+		done(c)
+	}
+	const broke, diverged = "INTERNAL: the worker broke the protocol: ", "the run diverged: "
+	for name, c := range map[string]struct {
+		bad     script
+		once    bool // a second worker is good
+		state   host.RunState
+		failure string
+	}{
+		"good":                  {good, false, host.StateSucceeded, ""},
+		"seen out of order":     {func(c net.Conn) { open(c); past(c, 2); seen(c, 2, logLine) }, false, host.StateFailed, broke + "it saw recorded answer 2 after 0 of 2"},
+		"seen twice":            {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); seen(c, 1, now) }, false, host.StateFailed, broke + "it saw recorded answer 1 after 1 of 2"},
+		"seen too many":         {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); seen(c, 2, logLine); seen(c, 3, sleep) }, false, host.StateFailed, broke + "it saw recorded answer 3 after 2 of 2"},
+		"other request":         {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, sleep) }, false, host.StateDiverged, diverged + "call 1 was time.now with fingerprint "},
+		"done early":            {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); done(c) }, false, host.StateDiverged, diverged + "the guest ended after 1 of 2 recorded calls"},
+		"done at once":          {func(c net.Conn) { open(c); done(c) }, false, host.StateDiverged, diverged + "the guest ended after 0 of 2 recorded calls"},
+		"live early":            {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); call(c, 3, sleep) }, false, host.StateDiverged, diverged + "a live call came after 1 of 2 recorded ones"},
+		"other live request":    {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); seen(c, 2, logLine); call(c, 3, now) }, false, host.StateDiverged, diverged + "call 3 was time.sleep with fingerprint "},
+		"live with past number": {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); seen(c, 2, logLine); call(c, 2, logLine) }, false, host.StateFailed, broke + "call 2 came, 3 was next"},
+		"broken once":           {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, sleep) }, true, host.StateSucceeded, ""},
+		"never takes the past":  {func(c net.Conn) { open(c); <-hung(c) }, false, host.StateFailed, broke + "wire protocol: unexpected frame kind 0"},
+		"gone":                  {func(c net.Conn) { open(c); past(c, 1) }, false, host.StateFailed, "the host could not go on: the worker ended without a word: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &fakeSpawner{scripts: []script{parks, c.bad}}
+			if c.once {
+				s.scripts = append(s.scripts, good)
+			}
+			var ahead atomic.Int64
+			b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+			r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+			ahead.Store(int64(2 * time.Hour))
+			if err := b.Sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			b.await(t, r.ID, func(host.RunState) bool { return false })
+			v := b.view(t, r.ID)
+			if v.State != c.state || !strings.HasPrefix(v.Failure, c.failure) || c.failure == "" && v.Failure != "" {
+				t.Errorf("the run %s: %q\nwant %s: %q", v.State, v.Failure, c.state, c.failure)
+			}
+			if c.state == host.StateSucceeded && string(v.Result) != `"well"` {
+				t.Errorf("result %s", v.Result)
+			}
+		})
+	}
+}
+
+// TestCancelledAtAnyMoment cancels runs while they start, work, park and wait. None
+// goes on.
+func TestCancelledAtAnyMoment(t *testing.T) {
+	s := &fakeSpawner{scripts: []script{func(c net.Conn) { open(c); call(c, 1, now); call(c, 2, sleep) }}}
+	b := newBench(t, s)
+	for i := range 60 {
+		r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%3 > 0 {
+			b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting || i%3 == 1 && st == host.StateRunning })
+		}
+		if err := b.CancelRun(t.Context(), b.caller, r.ID); err != nil {
+			t.Fatal(err)
+		}
+		b.await(t, r.ID, func(host.RunState) bool { return false })
+		if v := b.view(t, r.ID); v.State != host.StateCancelled {
+			t.Fatalf("run %d %s: %s", i, v.State, v.Failure)
+		}
+	}
+}
