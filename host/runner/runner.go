@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -252,6 +253,9 @@ func (r *Runner) feed(id host.RunID) *feed {
 	defer r.mu.Unlock()
 	f := r.feeds[id]
 	if f == nil {
+		if len(r.feeds) >= maxFeeds {
+			maps.DeleteFunc(r.feeds, func(_ host.RunID, old *feed) bool { return old.over() })
+		}
 		f = newFeed(r.Now)
 		r.feeds[id] = f
 	}
