@@ -3,6 +3,7 @@ package abi
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -47,7 +48,7 @@ func Canonical(in []byte) ([]byte, error) {
 type Digest [sha256.Size]byte
 
 // String is the lower-case hexadecimal form.
-func (d Digest) String() string { return fmt.Sprintf("%x", d[:]) }
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 
 // Fingerprint identifies a request for replay (SPEC 6.2). Acceptable JSON is
 // identified by its canonical form, so that a guest may reorder keys; anything

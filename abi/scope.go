@@ -60,33 +60,62 @@ func CheckPattern(p Pattern) error {
 // Covers reports whether the pattern covers the resource. What is malformed is
 // covered by nothing and covers nothing.
 func (p Pattern) Covers(resource string) bool {
-	// The comparison is cheaper than the checks, and most patterns of a table do not
-	// match; it only counts together with them.
-	return p.matches(resource) && CheckPattern(p) == nil && CheckResource(resource) == nil
+	r, err := ParseResource(resource)
+	return err == nil && p.Matcher().Covers(r)
 }
 
-// matches compares segment by segment. Its answer means something only for a
-// well-formed pattern and resource.
-func (p Pattern) matches(resource string) bool {
-	scheme, pat, _ := strings.Cut(string(p), ":")
-	other, res, _ := strings.Cut(resource, ":")
-	if scheme != other {
+// A Resource is a checked and split resource, for whoever asks many patterns about
+// it. The zero value is covered by nothing.
+type Resource struct {
+	scheme string
+	segs   []string
+}
+
+// ParseResource checks a resource as CheckResource does, and splits it once.
+func ParseResource(s string) (Resource, error) {
+	if err := CheckResource(s); err != nil {
+		return Resource{}, err
+	}
+	scheme, segs, err := splitResource(s)
+	return Resource{scheme, segs}, err
+}
+
+// A Matcher is a checked and split pattern, for whoever asks it about many
+// resources. The zero value covers nothing.
+type Matcher struct {
+	scheme string
+	segs   []string
+}
+
+// Matcher splits the pattern once. That of a malformed pattern covers nothing.
+func (p Pattern) Matcher() Matcher {
+	if CheckPattern(p) != nil {
+		return Matcher{}
+	}
+	scheme, segs, _ := splitResource(string(p))
+	return Matcher{scheme, segs}
+}
+
+// Covers reports what Pattern.Covers does.
+func (m Matcher) Covers(r Resource) bool {
+	if m.scheme == "" || m.scheme != r.scheme {
 		return false
 	}
-	patMore, resMore := pat != "", res != ""
-	for patMore {
-		var g, r string
-		if g, pat, patMore = strings.Cut(pat, "/"); g == "**" {
+	for i, g := range m.segs {
+		switch {
+		case g == "**":
 			return true
-		}
-		if !resMore {
+		case i >= len(r.segs):
 			return false
-		}
-		if r, res, resMore = strings.Cut(res, "/"); g != r && (g != "*" || r == "") {
+		case g == "*":
+			if r.segs[i] == "" {
+				return false
+			}
+		case g != r.segs[i]:
 			return false
 		}
 	}
-	return !resMore
+	return len(m.segs) == len(r.segs)
 }
 
 // splitResource returns the scheme and the segments of the rest.

@@ -17,7 +17,7 @@ const (
 	MaxBody          = 1 << 20 // bytes of one function's body
 	MaxLocals        = 2_000   // of one function, parameters included
 	MaxLoopsByLocals = 50_000  // product, per function
-	MaxNesting       = 1_000   // blocks within blocks
+	MaxNesting       = 3_000   // blocks within blocks; Go nests once for each point a function can be resumed at
 	MaxLabelValues   = 50_000  // parameters and results of all blocks of one function
 	MaxDataSegments  = 100_000
 	MaxTable         = 100_000 // elements, also of a table that can grow

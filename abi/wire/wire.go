@@ -27,8 +27,7 @@
 //	worker → host  Log       what the guest printed
 //	worker → host  Done | Fault
 //
-// Sequences count from 0 the calls that reach the host, recorded ones included. The
-// host lets no live call through until every recorded reply was seen with the
+// The host lets no live call through until every recorded reply was seen with the
 // fingerprint it was recorded for. The worker reads a Past only when its call is
 // made, and collects Seen and Log frames meanwhile: the host has to read while it
 // is still writing.

@@ -83,7 +83,7 @@ func write(t *testing.T, path, text string) {
 // shortDir is a directory whose name leaves room for a socket's.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "mnr-")
+	dir, err := os.MkdirTemp("", "mnr-") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,8 +4,8 @@
 // Laws, each with a test:
 //
 //  1. An approval is bound by a MAC to everything that it covers: the run, the call,
-//     the action digest, the module, the account, the destination and the label of
-//     what the run held. A single flipped bit in any of them voids it.
+//     the action digest, the module, the account, the destination, the reason that
+//     was shown and the label of what the run held. A single flipped bit in any of them voids it.
 //  2. It is used once: one conditional update, in the transaction that writes the
 //     attempt.
 //  3. It expires. After that, and after the run has ended, it is worth nothing.
@@ -90,11 +90,12 @@ func bound(a *host.Approval, d *Detail) ([]byte, error) {
 		Skill     string
 		Operation string
 		Effect    abi.Effect
+		Why       string
 		Requester host.PrincipalID
 		Ceiling   abi.MicroUSD
 		Expires   int64
 		Detail    *Detail
-	}{a.ID, a.Run, a.Call, a.Skill, a.Operation, a.Effect, a.Requester, a.Ceiling, a.ExpiresAt.UnixMilli(), d})
+	}{a.ID, a.Run, a.Call, a.Skill, a.Operation, a.Effect, a.Why, a.Requester, a.Ceiling, a.ExpiresAt.UnixMilli(), d})
 }
 
 // Ask stores a pending approval.

@@ -10,7 +10,8 @@ import (
 // Books replays leaves and checks what must hold between them (promises U2, A1):
 //
 //   - no outcome without a decision that allowed it, and one outcome at most;
-//   - no effect that asks without an approval, and every approval used once;
+//   - no effect that asks without an approval, and every approval used once: by one
+//     call, for one action, which is tried again only if a crash took its outcome;
 //   - nothing costs more than was reserved for it, unless the leaf says so.
 //
 // The zero Books is empty.
@@ -22,6 +23,9 @@ type Books struct {
 	answered map[host.ApprovalID]bool
 	used     map[host.ApprovalID]bool
 }
+
+// OverReserved is the detail of an outcome that cost more than was put aside for it.
+const OverReserved = "cost more than was reserved"
 
 type callKey struct {
 	run  host.RunID
@@ -51,7 +55,9 @@ func (b *Books) Add(idx int64, l Leaf) error {
 			if l.Approval == "" || !b.answered[l.Approval] {
 				return bad("a %s was allowed without an approval", l.Effect)
 			}
-			if b.used[l.Approval] {
+			before, lost := b.open[key]
+			again := lost && before.Approval == l.Approval && before.Action == l.Action
+			if b.used[l.Approval] && !again {
 				return bad("approval %s was used twice", l.Approval)
 			}
 			b.used[l.Approval] = true
@@ -65,6 +71,9 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		delete(b.open, key)
 		if l.Action != d.Action {
 			return bad("the outcome is of another action than the decision")
+		}
+		if l.Cost > d.Reserved && l.Detail != OverReserved {
+			return bad("%s were reserved and %s spent", d.Reserved, l.Cost)
 		}
 		b.Calls++
 		b.Effects++

@@ -43,6 +43,11 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 	if errors.Is(err, errShort) { // nothing of the transaction remains
 		err = s.write(ctx, b.Store, d.waitForBudget)
 	}
+	if errors.Is(err, errOver) {
+		c.reserved = 0
+		c.denial = abi.Deny(abi.Budget, fmt.Sprintf("the call can cost %s, which is more than is left of this run's %s", c.plan.Ceiling, s.Run.Budget), "do less, or start the run again with a higher ceiling")
+		return grant.Permit{}, nil
+	}
 	switch {
 	case err != nil:
 		return grant.Permit{}, err
@@ -56,8 +61,12 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 	return d.permit, nil
 }
 
-// errShort undoes a decision that the cap has no room for.
-var errShort = errors.New("the cap is reached")
+// What undoes a decision that there is no money for, the use of its approval
+// included.
+var (
+	errShort = errors.New("the month's cap is reached")
+	errOver  = errors.New("the run's own ceiling is reached")
+)
 
 // decision is one transaction in the making.
 type decision struct {
@@ -79,13 +88,15 @@ type decision struct {
 // first; only then is anything written down.
 func (d *decision) commit(tx *store.Tx) error {
 	c := d.c
-	if c.attempts > 0 && c.op.Replay == abi.ReplayBlind {
+	if c.attempts > 0 && !repeatable(c.op.Replay) {
+		var err error
+		c.cost, err = d.settleOpen(tx)
 		c.denial = &abi.Denial{
 			Code: abi.OutcomeUnknown, Effect: abi.OutcomeMay,
 			Reason: "the host stopped after this was attempted and before the answer came; it may have happened",
 			Remedy: "look at the other side before you try again; a second attempt is a new call and asks again",
 		}
-		return nil
+		return err
 	}
 	if c.verdict.Outcome == grant.Ask {
 		if err := d.seekConsent(tx); err != nil || c.denial != nil || d.wait != "" {
@@ -186,19 +197,33 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 	return d.leaf("ask")
 }
 
-// reserve puts the ceiling aside. What an attempt before a crash had reserved stays
-// spent: it may have been used.
+// repeatable reports whether an attempt whose result was lost may be made again. A
+// class that is not known is blind.
+func repeatable(r abi.ReplayClass) bool {
+	switch r {
+	case abi.ReplayPure, abi.ReplayKeyed, abi.ReplayProbe, abi.ReplayConditional:
+		return true
+	case abi.ReplayBlind:
+	}
+	return false
+}
+
+// settleOpen books what attempts before a crash had reserved, in full: it may have
+// been used.
+func (d *decision) settleOpen(tx *store.Tx) (sum abi.MicroUSD, err error) {
+	open, err := tx.OpenReservations(d.s.Run.ID, d.c.n)
+	for _, attempt := range open {
+		booked, e := spend.Settle(tx, d.s.Run, d.c.n, attempt, d.c.plan.Ceiling, nil)
+		sum, err = sum+booked, errors.Join(err, e)
+	}
+	return sum, err
+}
+
+// reserve puts the ceiling aside.
 func (d *decision) reserve(tx *store.Tx) error {
 	c := d.c
-	var open []int
-	var err error
 	if c.attempts > 0 {
-		if open, err = tx.OpenReservations(d.s.Run.ID, c.n); err != nil {
-			return err
-		}
-	}
-	for _, attempt := range open {
-		if _, err := spend.Settle(tx, d.s.Run, c.n, attempt, c.plan.Ceiling, nil); err != nil {
+		if _, err := d.settleOpen(tx); err != nil {
 			return err
 		}
 	}
@@ -212,8 +237,7 @@ func (d *decision) reserve(tx *store.Tx) error {
 	case short == spend.NoCap:
 		return errShort
 	case short == spend.NoBudget:
-		c.denial = abi.Deny(abi.Budget, fmt.Sprintf("the call can cost %s, which is more than is left of this run's %s", c.plan.Ceiling, d.s.Run.Budget), "do less, or start the run again with a higher ceiling")
-		return nil
+		return errOver
 	}
 	c.reserved, d.warn = c.plan.Ceiling, warn
 	return nil

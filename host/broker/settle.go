@@ -69,6 +69,9 @@ func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error)
 			return err
 		}
 		l.Verdict, l.Cost, l.BytesOut, l.BytesIn = "ok", c.cost, c.out.BytesOut, c.out.BytesIn
+		if c.attempted && c.cost > c.reserved {
+			l.Detail = audit.OverReserved
+		}
 		if c.denial != nil {
 			l.Verdict, l.Code = "refused", c.denial.Code
 		}

@@ -141,9 +141,12 @@ func policyContext(s Subject, a Action, resource string, effective abi.Effect, h
 type entities types.EntityMap
 
 func (e entities) add(uid cedar.EntityUID, parents ...cedar.EntityUID) cedar.EntityUID {
-	e[uid] = cedar.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(parents...), Attributes: cedar.NewRecord(nil)}
+	e[uid] = cedar.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(parents...), Attributes: noAttributes}
 	return uid
 }
+
+// noAttributes is shared: a record is immutable, and making one is not free.
+var noAttributes = cedar.NewRecord(nil)
 
 // principal is the run, a member of its skill and of the person's role.
 func (e entities) principal(s Subject) cedar.EntityUID {

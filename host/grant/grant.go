@@ -140,9 +140,20 @@ func refuse(a Action, rule string, code abi.Code, reason, remedy string) Verdict
 // zero value denies everything.
 type Policy struct {
 	Version  int64
-	grants   map[grantKey][]Grant
-	ceilings []Ceiling // nil: the operator set none
+	grants   map[grantKey][]line
+	ceilings []bound // nil: the operator set none
 	forbids  *forbids
+}
+
+// line is a grant with its pattern split, and bound a ceiling.
+type line struct {
+	Grant
+	match abi.Matcher
+}
+
+type bound struct {
+	operation string
+	match     abi.Matcher
 }
 
 type grantKey struct {
@@ -157,7 +168,13 @@ func Compile(version int64, grants []Grant, ceilings []Ceiling, files map[string
 	if err != nil {
 		return nil, err
 	}
-	p := &Policy{Version: version, grants: map[grantKey][]Grant{}, ceilings: ceilings, forbids: f}
+	p := &Policy{Version: version, grants: map[grantKey][]line{}, forbids: f}
+	if ceilings != nil {
+		p.ceilings = make([]bound, 0, len(ceilings))
+	}
+	for _, c := range ceilings {
+		p.ceilings = append(p.ceilings, bound{c.Operation, c.Resource.Matcher()})
+	}
 	for _, g := range grants {
 		if err := abi.CheckPattern(g.Resource); err != nil {
 			return nil, fmt.Errorf("grant of %s to %s: %w", g.Operation, g.Skill, err)
@@ -166,14 +183,17 @@ func Compile(version int64, grants []Grant, ceilings []Ceiling, files map[string
 			return nil, fmt.Errorf("grant of %s to %s: the gate is empty, ask or deny, not %q", g.Operation, g.Skill, g.Gate)
 		}
 		k := grantKey{g.Module, g.Operation}
-		p.grants[k] = append(p.grants[k], g)
+		p.grants[k] = append(p.grants[k], line{g, g.Resource.Matcher()})
 	}
 	return p, nil
 }
 
 // Grants lists the grants that a module holds for an operation.
-func (p *Policy) Grants(module abi.Digest, operation string) []Grant {
-	return slices.Clone(p.grants[grantKey{module, operation}])
+func (p *Policy) Grants(module abi.Digest, operation string) (list []Grant) {
+	for _, g := range p.grants[grantKey{module, operation}] {
+		list = append(list, g.Grant)
+	}
+	return list
 }
 
 // Decide judges one call. held is the label of all that the run holds. It is pure
@@ -182,8 +202,10 @@ func (p *Policy) Decide(s Subject, a Action, held label.Set) Verdict {
 	if !a.Effect.Valid() {
 		return refuse(a, "law:closed-effects", abi.Denied, fmt.Sprintf("the effect %q is not known", a.Effect), "")
 	}
-	if v, ok := checkRole(s.For, a); !ok {
-		return v
+	for _, link := range append([]Subject{s}, s.Chain...) {
+		if v, ok := checkRole(link.For, a); !ok {
+			return v
+		}
 	}
 	if a.Operation == "" {
 		return p.decideOwn(s, a)
@@ -191,13 +213,22 @@ func (p *Policy) Decide(s Subject, a Action, held label.Set) Verdict {
 	if len(a.Resources) == 0 {
 		return refuse(a, "law:resource", abi.Scope, "the call names no resource", "")
 	}
+	resources := make([]abi.Resource, len(a.Resources))
+	for i, res := range a.Resources {
+		var err error
+		if resources[i], err = abi.ParseResource(res); err != nil {
+			return refuse(a, "law:resource", abi.Scope, err.Error(), "")
+		}
+	}
 	gate, rule := GateDefault, ""
 	for _, link := range append([]Subject{s}, s.Chain...) {
-		g, r, denied := p.cover(link, a)
+		g, r, denied := p.cover(link, a, resources)
 		if denied != nil {
 			return *denied
 		}
-		gate, rule = stricter(gate, g), r
+		if rule == "" || weight(g) > weight(gate) {
+			gate, rule = g, r
+		}
 	}
 	if held.Secret && leaves(a) {
 		return refuse(a, "law:secret", abi.Label, "the run holds a secret, and a secret never leaves", "use another run for the part that needs the secret")
@@ -221,6 +252,9 @@ func (p *Policy) Decide(s Subject, a Action, held label.Set) Verdict {
 // decideOwn judges what the host does itself: clocks, progress, the skill's memory.
 // It stays in the workspace, so the manifest's line is all it needs.
 func (p *Policy) decideOwn(s Subject, a Action) Verdict {
+	if p.forbids == nil {
+		return refuse(a, "law:default-deny", abi.Denied, "no policy is loaded", "")
+	}
 	for _, link := range append([]Subject{s}, s.Chain...) {
 		if link.Manifest == nil || !link.Manifest.HasOp(a.Op) {
 			return refuse(a, "law:manifest", abi.Scope, fmt.Sprintf("the manifest of %s does not list %s", link.Skill, a.Op), "add it to ops in the manifest and upload the skill again")
@@ -253,7 +287,7 @@ func checkRole(who host.Principal, a Action) (Verdict, bool) {
 
 // cover finds the manifest line, the ceiling and the grant for every resource. The
 // strictest gate of the grants used is the one that counts.
-func (p *Policy) cover(s Subject, a Action) (Gate, string, *Verdict) {
+func (p *Policy) cover(s Subject, a Action, resources []abi.Resource) (Gate, string, *Verdict) {
 	deny := func(rule, reason, remedy string) (Gate, string, *Verdict) {
 		v := refuse(a, rule, abi.Scope, reason, remedy)
 		return GateDeny, rule, &v
@@ -262,23 +296,21 @@ func (p *Policy) cover(s Subject, a Action) (Gate, string, *Verdict) {
 		return deny("law:manifest", fmt.Sprintf("the manifest of %s does not list %s", s.Skill, a.Op), "add it to ops in the manifest and upload the skill again")
 	}
 	gate, rule := GateDefault, ""
-	for _, res := range a.Resources {
-		if err := abi.CheckResource(res); err != nil {
-			return deny("law:resource", err.Error(), "")
-		}
+	for n, parsed := range resources {
+		res := a.Resources[n]
 		asked := slices.ContainsFunc(s.Manifest.Operations, func(u abi.OperationUse) bool {
-			return u.Operation == a.Operation && u.Effect == a.Effect && u.Resource.Covers(res)
+			return u.Operation == a.Operation && u.Effect == a.Effect && u.Resource.Matcher().Covers(parsed)
 		})
 		if !asked {
 			return deny("law:manifest", fmt.Sprintf("the manifest of %s does not ask for %s on %s", s.Skill, a.Operation, res), "add it to operations in the manifest and upload the skill again")
 		}
-		if p.ceilings != nil && !slices.ContainsFunc(p.ceilings, func(c Ceiling) bool { return c.Operation == a.Operation && c.Resource.Covers(res) }) {
+		if p.ceilings != nil && !slices.ContainsFunc(p.ceilings, func(c bound) bool { return c.operation == a.Operation && c.match.Covers(parsed) }) {
 			return deny("operator:ceiling", fmt.Sprintf("the operator does not allow %s on %s", a.Operation, res), "ask the operator to raise the ceiling")
 		}
 		i := -1
 		held := p.grants[grantKey{s.Module, a.Operation}]
 		for k, g := range held {
-			if g.Resource.Covers(res) && (i < 0 || weight(g.Gate) > weight(held[i].Gate)) {
+			if g.match.Covers(parsed) && (i < 0 || weight(g.Gate) > weight(held[i].Gate)) {
 				i = k
 			}
 		}
@@ -317,7 +349,7 @@ func effectiveEffect(a Action, held label.Set) (abi.Effect, string) {
 	switch {
 	case len(leak) > 0 && a.Effect.Asks():
 		return a.Effect, fmt.Sprintf("it would let %s see what the run has read and they may not", join(leak))
-	case len(leak) > 0 && a.Effect != abi.EffectNone:
+	case len(leak) > 0:
 		return abi.EffectSend, fmt.Sprintf("this %s would tell %s something of what the run has read, which they may not see", a.Effect, join(leak))
 	case a.Effect == abi.EffectRespond:
 		// Needs a typed origin thread (law 8), which no connector has yet.

@@ -273,7 +273,7 @@ func Guest(n uint32) uint32 {
 func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
 	e := l.entries[call]
 	if e == nil {
-		if call < parts && call != l.calls+1 {
+		if Guest(call) != l.calls+1 {
 			return nil, fmt.Errorf("%w: call %d came, the journal ends at call %d", ErrDiverged, call, l.calls)
 		}
 		return nil, nil

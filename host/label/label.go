@@ -13,6 +13,7 @@
 package label
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -189,7 +190,9 @@ func (s Set) MarshalJSON() ([]byte, error) {
 // never a wider label.
 func (s *Set) UnmarshalJSON(b []byte) error {
 	var w wire
-	if err := json.Unmarshal(b, &w); err != nil {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields() // a later version's field may be what makes the label strict
+	if err := d.Decode(&w); err != nil {
 		return fmt.Errorf("label: %w", err)
 	}
 	if !slices.Contains(integrityNames, w.Integrity) {

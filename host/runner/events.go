@@ -11,6 +11,10 @@ import (
 // are dropped; the journal and the audit log keep the record.
 const maxEvents = 2000
 
+// maxFeeds is how many runs' events are kept before those of ended runs are dropped;
+// for such a run the end alone is told.
+const maxFeeds = 256
+
 // feed is what happened in one run, for people who watch.
 type feed struct {
 	mu    sync.Mutex
@@ -36,6 +40,13 @@ func (f *feed) add(e host.Event) {
 	f.ended = f.ended || e.State.Ended()
 	close(f.more)
 	f.more = make(chan struct{})
+}
+
+// over reports whether the run's last event was told.
+func (f *feed) over() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ended
 }
 
 // after returns the events with a higher number, and a channel that is closed when

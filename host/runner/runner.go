@@ -21,13 +21,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/broker"
-	"github.com/getmonroe/monroe/host/grant"
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/vault"
@@ -57,7 +57,6 @@ type Config struct {
 	Shelf   *module.Shelf
 	Broker  *broker.Broker
 	Spawner Spawner
-	Policy  func() *grant.Policy
 	Now     func() time.Time
 	Log     *slog.Logger
 	// Workers bounds how many workers live at the same time.
@@ -254,6 +253,9 @@ func (r *Runner) feed(id host.RunID) *feed {
 	defer r.mu.Unlock()
 	f := r.feeds[id]
 	if f == nil {
+		if len(r.feeds) >= maxFeeds {
+			maps.DeleteFunc(r.feeds, func(_ host.RunID, old *feed) bool { return old.over() })
+		}
 		f = newFeed(r.Now)
 		r.feeds[id] = f
 	}

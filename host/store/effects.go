@@ -176,24 +176,26 @@ func (tx *Tx) OpenReservations(run host.RunID, call uint32) (attempts []int, err
 	return attempts, err
 }
 
-// ReleaseRun gives back what a run that ended had reserved and not attempted.
+// ReleaseRun closes the reservations that a run leaves open when it ends. Each is
+// of an attempt whose outcome was lost, so it stays spent in full.
 func (tx *Tx) ReleaseRun(run host.RunID) error {
 	type open struct {
 		call    uint32
 		attempt int
+		amount  abi.MicroUSD
 	}
 	var list []open
 	err := tx.each(func(r *sql.Rows) error {
 		var o open
-		if err := r.Scan(&o.call, &o.attempt); err != nil {
+		if err := r.Scan(&o.call, &o.attempt, &o.amount); err != nil {
 			return err
 		}
 		list = append(list, o)
 		return nil
-	}, `SELECT call_no, attempt FROM spend WHERE ws = ? AND run_id = ? AND settled_micro IS NULL`, tx.ws, run)
+	}, `SELECT call_no, attempt, reserved_micro FROM spend WHERE ws = ? AND run_id = ? AND settled_micro IS NULL`, tx.ws, run)
 	for _, o := range list {
 		if err == nil {
-			err = tx.Settle(run, o.call, o.attempt, 0)
+			err = tx.Settle(run, o.call, o.attempt, o.amount)
 		}
 	}
 	return err

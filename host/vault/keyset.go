@@ -40,7 +40,7 @@ type Keyset struct {
 	aead tink.AEAD
 	mac  tink.MAC
 	prf  *prf.Set
-	note string // signing key of checkpoints, in note's own encoding
+	note Secret // signing key of checkpoints, in note's own encoding
 	vkey string // and its public half
 }
 
@@ -139,7 +139,7 @@ func parseKeyset(b []byte, ws host.Workspace) (*Keyset, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keyset: %w", err)
 	}
-	k := &Keyset{ws: ws, note: f.Signer, vkey: f.Verifier}
+	k := &Keyset{ws: ws, note: NewSecret(f.Signer), vkey: f.Verifier}
 	var e1, e2, e3 error
 	k.aead, e1 = aead.New(ah)
 	k.mac, e2 = mac.New(mh)
@@ -147,7 +147,7 @@ func parseKeyset(b []byte, ws host.Workspace) (*Keyset, error) {
 	if err := errors.Join(e1, e2, e3); err != nil {
 		return nil, fmt.Errorf("keyset: %w", err)
 	}
-	if _, err := note.NewSigner(k.note); err != nil {
+	if _, err := note.NewSigner(f.Signer); err != nil {
 		return nil, fmt.Errorf("keyset: checkpoint signer: %w", err)
 	}
 	return k, nil
@@ -203,7 +203,7 @@ func domain(purpose string, data []byte) []byte {
 }
 
 // Signer signs checkpoints of the audit log.
-func (k *Keyset) Signer() (note.Signer, error) { return note.NewSigner(k.note) }
+func (k *Keyset) Signer() (note.Signer, error) { return note.NewSigner(*k.note.value) }
 
 // Verifier is the public key of Signer, in note's encoding: public.
 func (k *Keyset) Verifier() string { return k.vkey }
@@ -265,9 +265,17 @@ func (k *RunKey) aad(s Slot) []byte {
 	return append(s.aad(k.ws), "|"+string(k.run)...)
 }
 
-// The types of this package cannot be printed.
+// The types of this package cannot be printed: by no verb, a wrong one included,
+// and neither when they were copied.
 
-func (k *Keyset) String() string   { return "vault.Keyset(" + string(k.ws) + ")" }
-func (k *Keyset) GoString() string { return k.String() }
-func (k *RunKey) String() string   { return "vault.RunKey(" + string(k.run) + ")" }
-func (k *RunKey) GoString() string { return k.String() }
+// String names the workspace and shows no key.
+func (k Keyset) String() string { return "vault.Keyset(" + string(k.ws) + ")" }
+
+// Format is String for every verb.
+func (k Keyset) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String())) }
+
+// String names the run and shows no key.
+func (k RunKey) String() string { return "vault.RunKey(" + string(k.run) + ")" }
+
+// Format is String for every verb.
+func (k RunKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String())) }

@@ -1,0 +1,662 @@
+package broker_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/approval"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/store"
+)
+
+func TestAReadIsDecidedPerformedAndWitnessed(t *testing.T) {
+	h := newHouse(t)
+	h.ok(1, use(abi.OpToolCall, "notes.read", "a", 0))
+	h.performed(1)
+	leaves := h.leaves()
+	if len(leaves) != 1 || leaves[0].Kind != audit.KindCall || leaves[0].Rule != "grant:grant_notes.read" || leaves[0].Policy != 3 || leaves[0].BytesIn != 20 {
+		t.Fatalf("%+v", leaves)
+	}
+	if h.s.Held.Readers.IsEveryone() || h.s.Held.Integrity != label.Internal || !slices.Contains(h.s.Held.Origins, "x:a") {
+		t.Errorf("the run holds %v", h.s.Held)
+	}
+}
+
+func TestAnEffectWaitsForAPersonAndIsPerformedOnce(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpSend, "mail.send", "bob", 0)
+	h.waits(1, raw, host.WaitApproval)
+	h.performed(0)
+	h.crash()
+	h.waits(1, raw, host.WaitApproval) // still the same question
+	h.answer(1, true)
+	h.crash()
+	// Law 3: the attempt and the decision are durable before the first byte.
+	h.world.before = func(connectors.Call) {
+		h.read(func(tx *store.Tx) error {
+			recs, err := tx.Records(h.run)
+			if len(recs) == 0 || recs[len(recs)-1].Kind != string(journal.Attempt) {
+				t.Error("no durable attempt")
+			}
+			n, e := tx.LeafCount()
+			if n != 3 { // asked, answered, allowed
+				t.Errorf("%d leaves before the effect", n)
+			}
+			return errors.Join(err, e)
+		})
+	}
+	first, err := h.door.Do(t.Context(), h.s, 1, raw)
+	h.must(err)
+	h.performed(1)
+	plans := h.world.plans
+	for range 3 {
+		h.crash()
+		again, err := h.door.Do(t.Context(), h.s, 1, raw)
+		h.must(err)
+		if !bytes.Equal(first.Bytes, again.Bytes) || !first.At.Equal(again.At) {
+			t.Fatalf("%s became %s", first.Bytes, again.Bytes)
+		}
+	}
+	h.performed(1)
+	if h.world.plans != plans {
+		t.Error("what was frozen was planned again")
+	}
+	if a := h.approval(1); a.State != host.ApprovalUsed {
+		t.Error(a.State)
+	}
+	if b := h.books(); b.Effects != 1 || b.Approvals != 1 || b.InDoubt() != 0 {
+		t.Errorf("%+v", b)
+	}
+}
+
+// What was frozen when a person was asked is what is sent, whatever a connector
+// would plan today.
+func TestFrozenBytesAreNeverRebuilt(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpSend, "mail.send", "bob", 0)
+	h.waits(1, raw, host.WaitApproval)
+	h.answer(1, true)
+	h.crash()
+	h.now = h.now.Add(time.Hour)
+	plans := h.world.plans
+	h.ok(1, raw)
+	if h.world.plans != plans {
+		t.Error("the call was planned again")
+	}
+}
+
+func TestRejectionIsAnAnswerAndSticks(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpSend, "mail.send", "bob", 0)
+	for range approval.StickyRejections {
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, false)
+		h.resume()
+		h.refused(1, raw, abi.ApprovalRejected)
+		h.start(500) // also across runs
+	}
+	h.refused(1, raw, abi.ApprovalRejected)
+	h.waits(2, use(abi.OpSend, "mail.send", "carol", 0), host.WaitApproval) // another destination may be asked for
+	h.answer(2, true)
+	h.resume()
+	h.ok(2, use(abi.OpSend, "mail.send", "carol", 0))
+	h.performed(1)
+	h.books()
+}
+
+func TestAYesForgivesEarlierNoes(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpSend, "mail.send", "bob", 0)
+	for i := range approval.StickyRejections + 2 {
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, i == 1)
+		h.start(500)
+	}
+	h.refused(1, raw, abi.ApprovalRejected)
+}
+
+func TestAnApprovalExpires(t *testing.T) {
+	for name, early := range map[string]bool{"nobody answered": false, "answered and used too late": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			raw := use(abi.OpSend, "mail.send", "bob", 0)
+			h.waits(1, raw, host.WaitApproval)
+			if early {
+				h.answer(1, true)
+			}
+			h.now = h.now.Add(approval.Life)
+			if !early {
+				a := h.approval(1)
+				err := h.store.Write(t.Context(), func(tx *store.Tx) error {
+					_, err := approval.Answer(tx, h.keys, a.ID, host.Caller{Principal: person}, true, a.Digest, h.now)
+					return err
+				})
+				if !errors.Is(err, host.ErrConflict) {
+					t.Error(err)
+				}
+				h.write(func(tx *store.Tx) error { _, err := tx.Expired(h.now); return err })
+			}
+			h.resume()
+			h.refused(1, raw, abi.ApprovalExpired)
+			h.performed(0)
+			h.books()
+		})
+	}
+}
+
+func TestAFlipOfWhatAnApprovalIsBoundToIsRefused(t *testing.T) {
+	raw := use(abi.OpSend, "mail.send", "bob", 7)
+	for name, change := range map[string]string{
+		"operation": `operation = 'docs.write'`, "effect": `effect = 'read'`, "requester": `requester = 'prin_2'`, "skill": `skill = 'other'`,
+		"ceiling": `ceiling_micro = ceiling_micro + 1`, "expiry": `expires_at = expires_at + 1`, "why": `why = 'nothing to worry about'`,
+		"id": `approval_id = approval_id || 'x'`, "mac": `bound_mac = zeroblob(length(bound_mac))`, "detail": `detail_enc = zeroblob(length(detail_enc))`,
+		"detail cut off": `detail_enc = substr(detail_enc, 1, length(detail_enc) - 1)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			h.waits(1, raw, host.WaitApproval)
+			h.answer(1, true)
+			h.tamper(`UPDATE approval SET ` + change)
+			h.resume()
+			h.refused(1, raw, abi.Denied)
+			h.performed(0)
+		})
+	}
+	t.Run("pinned descriptor", func(t *testing.T) {
+		h := newHouse(t)
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, true)
+		h.world.pinned[3] ^= 1
+		h.resume()
+		h.refused(1, raw, abi.Denied)
+		h.performed(0)
+	})
+	for name, change := range map[string]string{"run": `run_id = (SELECT MAX(run_id) FROM run)`, "call": `call_no = 2`} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			h.waits(1, raw, host.WaitApproval)
+			h.answer(1, true)
+			run := h.run
+			h.start(500)
+			h.tamper(`UPDATE approval SET ` + change)
+			h.run = run
+			h.resume()
+			if r, err := h.door.Do(t.Context(), h.s, 1, raw); err == nil && !strings.Contains(string(r.Bytes), string(abi.Denied)) {
+				t.Errorf("%s", r.Bytes)
+			}
+			h.performed(0)
+		})
+	}
+}
+
+func TestReplayConsultsNoPolicy(t *testing.T) {
+	h := newHouse(t)
+	raws := [][]byte{use(abi.OpToolCall, "notes.read", "a", 0), use(abi.OpToolCall, "notes.read", "../a", 0), request(abi.OpTimeNow, "{}"), []byte("{"), request(abi.OpKVPut, `{"key":"k","value":1}`)}
+	var want [][]byte
+	for i, raw := range raws {
+		r, err := h.door.Do(t.Context(), h.s, uint32(i+1), raw)
+		h.must(err)
+		want = append(want, r.Bytes)
+	}
+	h.must(h.s.Flush(t.Context(), h.store))
+	h.crash()
+	h.rules.Policy, h.plays = &grant.Policy{}, 0 // the workspace took everything back
+	plans := h.world.plans
+	for i, raw := range raws {
+		r, err := h.door.Do(t.Context(), h.s, uint32(i+1), raw)
+		h.must(err)
+		if !bytes.Equal(r.Bytes, want[i]) {
+			t.Errorf("call %d: %s became %s", i+1, want[i], r.Bytes)
+		}
+	}
+	if h.plays != 0 || h.world.plans != plans {
+		t.Errorf("replay asked for the rules %d times and planned %d", h.plays, h.world.plans-plans)
+	}
+	h.performed(1)
+	if h.s.Held.Readers.IsEveryone() {
+		t.Error("replay lost a label")
+	}
+	h.refused(6, raws[0], abi.Scope) // live again: today's rules
+}
+
+func TestAnotherRequestThanBeforeDiverges(t *testing.T) {
+	h := newHouse(t)
+	h.ok(1, use(abi.OpToolCall, "notes.read", "a", 0))
+	h.waits(2, use(abi.OpSend, "mail.send", "bob", 0), host.WaitApproval)
+	h.answer(2, true)
+	h.crash()
+	for name, try := range map[string]struct {
+		n   uint32
+		raw []byte
+	}{
+		"answered": {1, use(abi.OpToolCall, "notes.read", "b", 0)}, "waiting": {2, use(abi.OpSend, "mail.send", "eve", 0)},
+		"gap": {4, use(abi.OpToolCall, "notes.read", "a", 0)}, "zero": {0, use(abi.OpToolCall, "notes.read", "a", 0)},
+	} {
+		if r, err := h.door.Do(t.Context(), h.s, try.n, try.raw); !errors.Is(err, journal.ErrDiverged) {
+			t.Errorf("%s: %s, %v", name, r.Bytes, err)
+		}
+	}
+	h.performed(1)
+}
+
+func TestRefusalsHaveTheirCodesAndLeaveALeafEach(t *testing.T) {
+	h := newHouse(t)
+	n := uint32(0)
+	for _, c := range []struct {
+		raw  string
+		code abi.Code
+	}{
+		{``, abi.Invalid},
+		{`{`, abi.Invalid},
+		{`[]`, abi.Invalid},
+		{`{"op":"time.now"}`, abi.Invalid},
+		{`{"op":"time.now","v":1.5}`, abi.Invalid},
+		{`{"Op":"time.now","v":1}`, abi.Invalid},
+		{`{"op":"time.now","v":1,"args":[]}`, abi.Invalid},
+		{`{"op":"time.now","v":1,"args":{"x":1}}`, abi.Invalid},
+		{`{"op":"time.now","v":2}`, abi.Unsupported},
+		{`{"op":"no.such","v":1}`, abi.Unsupported},
+		{`{"op":"skill.call","v":1}`, abi.Unsupported},
+		{`{"op":"batch","v":1}`, abi.Invalid},
+		{`{"op":"batch","v":1,"args":{"requests":[{"op":"batch","v":1}]}}`, abi.Invalid},
+		{`{"op":"skill.call","v":1}`, abi.Unsupported},
+		{`{"op":"llm.chat","v":1}`, abi.Unsupported},
+		{string(use(abi.OpToolCall, "no.such", "a", 0)), abi.NotFound},
+		{string(use(abi.OpToolCall, "mail.send", "a", 0)), abi.Invalid},
+		{string(use(abi.OpSend, "notes.read", "a", 0)), abi.Invalid},
+		{string(request(abi.OpToolCall, `{"operation":"notes.read","args":{"To":"a"}}`)), abi.Invalid},
+		{string(use(abi.OpToolCall, "notes.read", "../a", 0)), abi.Scope},
+		{string(request(abi.OpRandom, `{"n":0}`)), abi.Invalid},
+		{string(request(abi.OpRandom, `{"n":1025}`)), abi.Invalid},
+		{string(request(abi.OpKVGet, `{"key":""}`)), abi.Invalid},
+		{string(request(abi.OpKVPut, `{"key":"a"}`)), abi.Invalid},
+		{string(request(abi.OpProgress, `{"text":"x","percent":101}`)), abi.Invalid},
+		{string(request(abi.OpLog, `{"text":"x","level":"fatal"}`)), abi.Invalid},
+		{string(request(abi.OpTimeSleep, `{"ms":-1}`)), abi.Invalid},
+		{string(request(abi.OpTimeSleep, `{"ms":9223372036854775}`)), abi.Invalid},
+	} {
+		n++
+		t.Run(c.raw, func(t *testing.T) {
+			h.t = t
+			if d := h.refused(n, []byte(c.raw), c.code); d.Effect != abi.OutcomeNone {
+				t.Errorf("%+v", d)
+			}
+		})
+	}
+	h.t = t
+	h.performed(0)
+	if leaves := h.leaves(); len(leaves) != int(n) {
+		t.Errorf("%d leaves of %d calls", len(leaves), n)
+	}
+	if b := h.books(); b.Denials != int(n) {
+		t.Errorf("%+v", b)
+	}
+	for _, l := range h.leaves() {
+		if text, _ := json.Marshal(l); strings.Contains(string(text), "no.such") {
+			t.Errorf("text of a guest is in the log: %s", text)
+		}
+	}
+}
+
+// Law 1: every call leaves a leaf, those of the host's own ops included.
+func TestEveryCallLeavesALeaf(t *testing.T) {
+	h := newHouse(t)
+	calls := [][]byte{
+		request(abi.OpDescribe, "{}"), request(abi.OpTimeNow, "{}"), request(abi.OpRandom, `{"n":8}`), request(abi.OpProgress, `{"text":"x"}`),
+		request(abi.OpLog, `{"text":"x","level":"info"}`), request(abi.OpToolList, "{}"), request(abi.OpKVPut, `{"key":"k","value":{"a":1}}`),
+		request(abi.OpKVGet, `{"key":"k"}`), request(abi.OpKVList, `{}`), request(abi.OpKVDelete, `{"key":"k"}`), request(abi.OpTimeSleep, `{"ms":0}`),
+		use(abi.OpToolCall, "notes.read", "a", 0), use(abi.OpSend, "model.ask", "a", 10),
+	}
+	for i, raw := range calls {
+		h.ok(uint32(i+1), raw)
+	}
+	seen := map[uint32]int{}
+	for _, l := range h.leaves() {
+		if l.Kind != audit.KindDecision {
+			seen[l.Call]++
+		}
+		if l.Chain == "" || l.Seq == 0 {
+			t.Errorf("leaf of call %d does not witness the journal", l.Call)
+		}
+	}
+	for i := range calls {
+		if seen[uint32(i+1)] != 1 {
+			t.Errorf("call %d has %d leaves", i+1, seen[uint32(i+1)])
+		}
+	}
+	if b := h.books(); b.Calls != len(calls) || b.Effects != 1 || b.Cost != 5 {
+		t.Errorf("%+v", b)
+	}
+}
+
+// Many calls without an effect share commits, and none is forgotten.
+func TestValuesInMemoryAreBoundedAndFlushed(t *testing.T) {
+	h := newHouse(t)
+	for n := range uint32(600) {
+		h.ok(n+1, request(abi.OpTimeNow, "{}"))
+		if h.s.Log.Pending() > 256 {
+			t.Fatalf("%d records wait", h.s.Log.Pending())
+		}
+	}
+	if b := h.books(); b.Calls != 600 {
+		t.Errorf("%+v", b)
+	}
+}
+
+func TestCapMakesTheRunWaitForBudget(t *testing.T) {
+	h := newHouse(t)
+	h.rules.Cap = 100
+	h.world.answer = func(sent) broker.Outcome { // the cost stays unknown
+		return broker.Outcome{Result: connectors.Result{Provenance: connectors.Provenance{Readers: []string{connectors.Everyone}}}}
+	}
+	h.ok(1, use(abi.OpSend, "model.ask", "a", 60))
+	if got := h.totals(); got.Settled != 60 || got.Reserved != 0 {
+		t.Fatalf("an unknown cost was not spent in full: %+v", got)
+	}
+	raw := use(abi.OpSend, "model.ask", "a", 41)
+	h.waits(2, raw, host.WaitBudget)
+	h.performed(1)
+	h.crash()
+	h.waits(2, raw, host.WaitBudget)
+	h.read(func(tx *store.Tx) error {
+		r, err := tx.Run(h.run)
+		if want := time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC); !r.WakeAt.Equal(want) {
+			t.Errorf("wakes at %s", r.WakeAt)
+		}
+		return err
+	})
+	h.rules.Cap = 101
+	h.resume()
+	h.ok(2, raw)
+	h.performed(2)
+	if got := h.totals(); got.Settled != 101 || got.Reserved != 0 {
+		t.Errorf("%+v", got)
+	}
+	h.books()
+}
+
+// A yes is not used up by waiting for money.
+func TestAnApprovalSurvivesTheWaitForBudget(t *testing.T) {
+	h := newHouse(t)
+	h.rules.Cap = 10
+	raw := use(abi.OpSend, "mail.send", "bob", 50)
+	h.waits(1, raw, host.WaitApproval)
+	h.answer(1, true)
+	h.resume()
+	h.waits(1, raw, host.WaitBudget)
+	if a := h.approval(1); a.State != host.ApprovalApproved {
+		t.Fatal(a.State)
+	}
+	h.rules.Cap = 50
+	h.crash()
+	h.ok(1, raw)
+	h.performed(1)
+	h.books()
+}
+
+func TestRunBudgetRefuses(t *testing.T) {
+	h := newHouse(t)
+	h.refused(1, use(abi.OpSend, "model.ask", "a", 501), abi.Budget)
+	h.ok(2, use(abi.OpSend, "model.ask", "a", 500))
+	h.performed(1)
+	if got := h.totals(); got.Settled != 250 || got.Reserved != 0 {
+		t.Errorf("%+v", got)
+	}
+	h.books()
+}
+
+// A crash between the attempt and the result.
+
+func TestABlindEffectIsNeverPerformedTwice(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpSend, "mail.send", "bob", 40)
+	h.waits(1, raw, host.WaitApproval)
+	h.answer(1, true)
+	h.resume()
+	h.dies(1, raw)
+	if d := h.refused(1, raw, abi.OutcomeUnknown); d.Effect != abi.OutcomeMay {
+		t.Errorf("%+v", d)
+	}
+	h.performed(1)
+	if got := h.totals(); got.Settled != 40 || got.Reserved != 0 {
+		t.Errorf("what may have been spent is not spent in full: %+v", got)
+	}
+	h.crash()
+	h.refused(1, raw, abi.OutcomeUnknown)
+	h.performed(1)
+	if b := h.books(); b.InDoubt() != 1 {
+		t.Errorf("%+v", b)
+	}
+	h.waits(2, raw, host.WaitApproval) // trying again is a new call and asks again
+}
+
+func TestAnEffectOfAnUnknownReplayClassIsNeverPerformedTwice(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpSend, "odd.write", "bob", 0)
+	h.waits(1, raw, host.WaitApproval)
+	h.answer(1, true)
+	h.resume()
+	h.dies(1, raw)
+	h.refused(1, raw, abi.OutcomeUnknown)
+	h.performed(1)
+}
+
+func TestAKeyedEffectIsPerformedAgainWithTheSameKeyAndWithoutAskingAgain(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpSend, "docs.write", "bob", 40)
+	h.waits(1, raw, host.WaitApproval)
+	h.answer(1, true)
+	h.resume()
+	h.dies(1, raw)
+	h.dies(1, raw)
+	h.ok(1, raw)
+	h.performed(3)
+	for _, s := range h.world.performed {
+		if s.key == "" || s != h.world.performed[0] {
+			t.Errorf("%v, first %v", s, h.world.performed[0])
+		}
+	}
+	if got := h.totals(); got.Settled != 40+40+20 || got.Reserved != 0 {
+		t.Errorf("%+v", got)
+	}
+	h.read(func(tx *store.Tx) error {
+		list, err := tx.Approvals("")
+		if len(list) != 1 {
+			t.Errorf("%d approvals", len(list))
+		}
+		return err
+	})
+	if b := h.books(); b.Effects != 1 || b.InDoubt() != 0 {
+		t.Errorf("%+v", b)
+	}
+}
+
+func TestAReadIsPerformedAgain(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpToolCall, "notes.read", "a", 0)
+	h.dies(1, raw)
+	h.ok(1, raw)
+	h.performed(2)
+	raw = use(abi.OpSend, "model.ask", "a", 40)
+	h.dies(2, raw)
+	h.ok(2, raw)
+	h.performed(4)
+	h.books()
+}
+
+// A run that ends while an attempt is in doubt does not get its money back.
+func TestTheEndOfARunKeepsWhatAnAttemptMayHaveSpent(t *testing.T) {
+	h := newHouse(t)
+	h.dies(1, use(abi.OpSend, "model.ask", "a", 40))
+	h.write(func(tx *store.Tx) error { return tx.ReleaseRun(h.run) })
+	if got := h.totals(); got.Settled != 40 || got.Reserved != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestAFailureThatSentNothingCostsNothing(t *testing.T) {
+	h := newHouse(t)
+	h.world.answer = func(sent) broker.Outcome { return broker.Outcome{Denial: abi.Deny(abi.Upstream, "down", "")} }
+	h.refused(1, use(abi.OpSend, "model.ask", "a", 40), abi.Upstream)
+	if got := h.totals(); got.Settled != 0 || got.Reserved != 0 {
+		t.Errorf("%+v", got)
+	}
+	h.world.answer = func(sent) broker.Outcome {
+		return broker.Outcome{Denial: &abi.Denial{Code: abi.Timeout, Reason: "late", Effect: abi.OutcomeMay}}
+	}
+	h.refused(2, use(abi.OpSend, "model.ask", "a", 40), abi.Timeout)
+	if got := h.totals(); got.Settled != 40 || got.Reserved != 0 {
+		t.Errorf("%+v", got)
+	}
+	h.books()
+}
+
+// A read becomes a send once the run holds what the other side may not see.
+func TestAReadThatWouldTellAsks(t *testing.T) {
+	h := newHouse(t)
+	h.ok(1, use(abi.OpToolCall, "notes.read", "a", 0))
+	h.ok(2, use(abi.OpToolCall, "notes.read", "a", 0))
+	h.waits(3, use(abi.OpToolCall, "notes.read", "b", 0), host.WaitApproval)
+	h.performed(2)
+	if a := h.approval(3); a.Effect != abi.EffectSend || !strings.Contains(a.Why, "host:b") {
+		t.Errorf("%s: %s", a.Effect, a.Why)
+	}
+	h.answer(3, true)
+	h.crash()
+	h.ok(3, use(abi.OpToolCall, "notes.read", "b", 0))
+	h.books()
+}
+
+func TestMemoryKeepsLabels(t *testing.T) {
+	h := newHouse(t)
+	h.ok(1, request(abi.OpKVPut, `{"key":"public","value":1}`))
+	h.ok(2, use(abi.OpToolCall, "notes.read", "a", 0))
+	h.ok(3, request(abi.OpKVPut, `{"key":"private","value":{"b":2}}`))
+	held := h.s.Held
+	for _, c := range []struct {
+		name, args string
+		op         abi.Op
+		labelled   bool
+	}{
+		{"the value that was clean", `{"key":"public"}`, abi.OpKVGet, false},
+		{"the value", `{"key":"private"}`, abi.OpKVGet, true},
+		{"a miss", `{"key":"absent"}`, abi.OpKVGet, true},
+		{"the list", `{}`, abi.OpKVList, true},
+	} {
+		h.start(500)
+		r := h.ok(1, request(c.op, c.args))
+		got := h.s.Held
+		if c.labelled && (!got.Readers.Within(held.Readers) || got.Integrity > held.Integrity) {
+			t.Errorf("%s came with %v, stored with %v", c.name, got, held)
+		}
+		if !c.labelled && !got.Readers.IsEveryone() {
+			t.Errorf("%s came with %v", c.name, got)
+		}
+		if c.name == "the value" && !strings.Contains(string(r.OK), `{"b":2}`) {
+			t.Errorf("%s", r.OK)
+		}
+		h.crash() // and the label survives in the journal, or is found again
+		h.ok(1, request(c.op, c.args))
+		if again := h.s.Held; again.String() != got.String() {
+			t.Errorf("%s: %v after a restart, %v before", c.name, again, got)
+		}
+	}
+	// That it was deleted is known only to who may know that it was there.
+	h.start(500)
+	h.ok(1, request(abi.OpKVDelete, `{"key":"private"}`))
+	h.start(500)
+	h.ok(1, request(abi.OpKVGet, `{"key":"private"}`))
+	if !h.s.Held.Readers.Within(held.Readers) {
+		t.Errorf("the miss after a delete came with %v", h.s.Held)
+	}
+	h.books()
+}
+
+func TestMemoryRowsCannotBeSwapped(t *testing.T) {
+	h := newHouse(t)
+	h.ok(1, request(abi.OpKVPut, `{"key":"a","value":"one"}`))
+	h.ok(2, request(abi.OpKVPut, `{"key":"b","value":"two"}`))
+	h.tamper(`WITH old AS MATERIALIZED (SELECT key_mac, value_enc FROM kv)
+		UPDATE kv SET value_enc = (SELECT value_enc FROM old WHERE old.key_mac <> kv.key_mac)`)
+	h.resume()
+	h.refused(3, request(abi.OpKVGet, `{"key":"a"}`), abi.Internal)
+}
+
+func TestSleepParksTheRunAndEnds(t *testing.T) {
+	h := newHouse(t)
+	raw := request(abi.OpTimeSleep, `{"ms":60000}`)
+	asked := h.now
+	h.waits(1, raw, host.WaitTimer)
+	h.now = h.now.Add(59 * time.Second)
+	h.crash()
+	h.waits(1, raw, host.WaitTimer) // counted from the first asking
+	h.read(func(tx *store.Tx) error {
+		r, err := tx.Run(h.run)
+		if !r.WakeAt.Equal(asked.Add(time.Minute)) {
+			t.Errorf("wakes at %s, asked at %s", r.WakeAt, asked)
+		}
+		return err
+	})
+	h.now = h.now.Add(time.Second)
+	h.crash()
+	h.ok(1, raw)
+	h.crash()
+	h.ok(1, raw)
+	h.ok(2, request(abi.OpTimeNow, "{}"))
+	if b := h.books(); b.Calls != 2 {
+		t.Errorf("%+v", b)
+	}
+}
+
+// Law 2: nothing is performed, and for an effect nothing is even recorded as
+// attempted, when the store cannot write.
+func TestNoRecordNoEffect(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpSend, "mail.send", "bob", 0)
+	h.waits(1, raw, host.WaitApproval)
+	h.answer(1, true)
+	h.resume()
+	h.must(h.store.Close())
+	if r, err := h.door.Do(t.Context(), h.s, 1, raw); err == nil {
+		t.Errorf("%s", r.Bytes)
+	}
+	h.performed(0)
+	h.open()
+	h.resume()
+	h.ok(1, raw)
+	h.performed(1)
+	h.books()
+}
+
+// Two daemons' sessions of one run cannot both write.
+func TestASecondSessionOfARunIsFenced(t *testing.T) {
+	h := newHouse(t)
+	first := h.s
+	h.resume()
+	h.ok(1, use(abi.OpToolCall, "notes.read", "a", 0))
+	if _, err := h.door.Do(t.Context(), first, 1, use(abi.OpSend, "model.ask", "b", 10)); err == nil {
+		t.Error("a session that fell behind wrote")
+	}
+	h.performed(1)
+}
+
+func TestAnswersThatAreTooLargeAreRefused(t *testing.T) {
+	h := newHouse(t)
+	h.world.answer = func(sent) broker.Outcome {
+		return broker.Outcome{Result: connectors.Result{Reply: strings.Repeat("x", abi.MaxReply)}}
+	}
+	h.refused(1, use(abi.OpToolCall, "notes.read", "a", 0), abi.TooLarge)
+	h.performed(1)
+}

@@ -1,0 +1,252 @@
+package spend_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/spend"
+	"github.com/getmonroe/monroe/host/store"
+)
+
+var now = time.Date(2026, 3, 31, 23, 59, 59, 0, time.UTC)
+
+func open(t interface {
+	Helper()
+	Fatal(...any)
+}, dir string,
+) *store.Store {
+	t.Helper()
+	s, err := store.Open(context.Background(), filepath.Join(dir, "db"), "acme", "test", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func run(id string, budget abi.MicroUSD) host.Run {
+	return host.Run{ID: host.RunID(id), Root: host.RunID(id), Budget: budget}
+}
+
+// Law 1: at every step settled + reserved is at most the cap and the budget,
+// whoever reserves at the same time. Law 2 rides along.
+func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp("", "spend") //nolint:usetesting // one for each drawn history, removed with it
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		s := open(t, dir)
+		defer func() { _ = s.Close() }()
+		limit := abi.MicroUSD(rapid.IntRange(0, 400).Draw(t, "cap"))
+		const workers, calls = 3, 6
+		type step struct {
+			amount, cost abi.MicroUSD
+			unknown      bool
+		}
+		var budgets [workers]abi.MicroUSD
+		var plan [workers][calls]step
+		for w := range workers {
+			budgets[w] = abi.MicroUSD(rapid.IntRange(0, 200).Draw(t, "budget"))
+			for c := range calls {
+				amount := rapid.IntRange(0, 120).Draw(t, "amount")
+				plan[w][c] = step{abi.MicroUSD(amount), abi.MicroUSD(rapid.IntRange(-5, amount).Draw(t, "cost")), rapid.Bool().Draw(t, "unknown")}
+			}
+		}
+		holds := func(tx *store.Tx) error {
+			month, err := tx.SpendTotal(store.PeriodScope(spend.Period(now)))
+			if err != nil {
+				return err
+			}
+			if month.Settled+month.Reserved > limit || month.Settled < 0 || month.Reserved < 0 {
+				return fmt.Errorf("%+v passes the cap %d", month, limit)
+			}
+			for w := range workers {
+				tree, err := tx.SpendTotal(store.RunScope(host.RunID(fmt.Sprint("run", w))))
+				if err != nil || tree.Settled+tree.Reserved > budgets[w] {
+					return fmt.Errorf("%+v passes the budget %d, %w", tree, budgets[w], err)
+				}
+			}
+			return nil
+		}
+		var wg sync.WaitGroup
+		errs := make([]error, workers)
+		for w := range workers {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				r := run(fmt.Sprint("run", w), budgets[w])
+				for c, st := range plan[w] {
+					var short spend.Shortage
+					errs[w] = s.Write(context.Background(), func(tx *store.Tx) (err error) {
+						before, err := tx.SpendTotal(store.PeriodScope(spend.Period(now)))
+						if err != nil {
+							return err
+						}
+						tree, err := tx.SpendTotal(store.RunScope(r.Root))
+						if err != nil {
+							return err
+						}
+						want := spend.Enough // the naive answer
+						switch {
+						case tree.Settled+tree.Reserved+st.amount > r.Budget:
+							want = spend.NoBudget
+						case before.Settled+before.Reserved+st.amount > limit:
+							want = spend.NoCap
+						}
+						if short, _, err = spend.Reserve(tx, r, uint32(c+1), 1, st.amount, limit, now); err != nil {
+							return err
+						}
+						if short != want {
+							return fmt.Errorf("%q, want %q", short, want)
+						}
+						return holds(tx)
+					})
+					if errs[w] != nil || short != spend.Enough {
+						if errs[w] != nil {
+							return
+						}
+						continue
+					}
+					errs[w] = s.Write(context.Background(), func(tx *store.Tx) error {
+						cost := &st.cost
+						if st.unknown {
+							cost = nil
+						}
+						booked, err := spend.Settle(tx, r, uint32(c+1), 1, st.amount, cost)
+						if err != nil {
+							return err
+						}
+						if want := max(st.cost, 0); !st.unknown && booked != want || st.unknown && booked != st.amount {
+							return fmt.Errorf("booked %d of %+v", booked, st)
+						}
+						if _, err := spend.Settle(tx, r, uint32(c+1), 1, st.amount, cost); err == nil {
+							return fmt.Errorf("settled twice")
+						}
+						return holds(tx)
+					})
+					if errs[w] != nil {
+						return
+					}
+				}
+			}()
+		}
+		wg.Wait()
+		for _, err := range errs {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// Law 3.
+func TestEachWarningIsGivenOnceInAMonth(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer func() { _ = s.Close() }()
+	r, call := run("run", 1<<60), uint32(0)
+	reserve := func(amount abi.MicroUSD, limit abi.MicroUSD, at time.Time) (warn int) {
+		t.Helper()
+		call++
+		if err := s.Write(t.Context(), func(tx *store.Tx) (err error) {
+			var short spend.Shortage
+			if short, warn, err = spend.Reserve(tx, r, call, 1, amount, limit, at); short != spend.Enough {
+				t.Errorf("short of %s", short)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return warn
+	}
+	for i, c := range []struct {
+		amount abi.MicroUSD
+		warn   int
+	}{{499, 0}, {1, 50}, {1, 0}, {248, 0}, {1, 75}, {0, 0}, {149, 0}, {1, 90}, {100, 0}} {
+		if got := reserve(c.amount, 1000, now); got != c.warn {
+			t.Errorf("step %d: warned of %d %%, want %d", i, got, c.warn)
+		}
+	}
+	if got := reserve(1, 2000, now); got != 0 {
+		t.Errorf("a raised cap warned again: %d", got)
+	}
+	if got := reserve(950, 1000, now.Add(time.Second)); got != 90 {
+		t.Errorf("the next month: %d, want one warning of 90", got)
+	}
+}
+
+func TestAbsurdAmountsCannotOverflow(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer func() { _ = s.Close() }()
+	const most = abi.MicroUSD(1<<63 - 1)
+	for i, c := range []struct {
+		amount, budget, limit abi.MicroUSD
+		want                  spend.Shortage
+	}{
+		{most, most - 1, most, spend.NoBudget},
+		{most, most, most - 1, spend.NoCap},
+		{100, most, 99, spend.NoCap},
+		{1, 0, most, spend.NoBudget},
+		{1, most, 0, spend.NoCap},
+		{0, 0, 0, spend.Enough},
+	} {
+		if err := s.Write(t.Context(), func(tx *store.Tx) error {
+			short, _, err := spend.Reserve(tx, run("run", c.budget), uint32(i), 1, c.amount, c.limit, now)
+			if short != c.want {
+				t.Errorf("%+v: %q", c, short)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.Write(t.Context(), func(tx *store.Tx) error {
+		_, _, err := spend.Reserve(tx, run("run", most), 99, 1, -1, most, now)
+		return err
+	}); err == nil {
+		t.Error("a negative amount was reserved")
+	}
+}
+
+func TestPeriodsAreCalendarMonthsInUTC(t *testing.T) {
+	east := time.FixedZone("east", 14*3600)
+	for _, c := range []struct {
+		at     time.Time
+		period string
+		next   time.Time
+	}{
+		{now, "2026-03", time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC)},
+		{time.Date(2026, 4, 1, 13, 0, 0, 0, east), "2026-03", time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC)},
+		{time.Date(2026, 12, 31, 0, 0, 0, 0, time.UTC), "2026-12", time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)},
+	} {
+		if got := spend.Period(c.at); got != c.period {
+			t.Errorf("%s is in %s", c.at, got)
+		}
+		if got := spend.NextPeriod(c.at); !got.Equal(c.next) {
+			t.Errorf("after %s comes %s", c.at, got)
+		}
+	}
+}
+
+func TestEstimateNeverPassesTheCeiling(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var costs []abi.MicroUSD
+		for _, c := range rapid.SliceOf(rapid.Int64Range(0, 1000)).Draw(t, "costs") {
+			costs = append(costs, abi.MicroUSD(c))
+		}
+		ceiling := abi.MicroUSD(rapid.Int64Range(0, 1000).Draw(t, "ceiling"))
+		e := spend.Estimate(costs, ceiling)
+		if e.P50 > e.P95 || e.P95 > ceiling || e.Runs != len(costs) || e.Ceiling != ceiling {
+			t.Fatalf("%+v", e)
+		}
+	})
+}
