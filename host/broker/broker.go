@@ -115,6 +115,7 @@ func (b *Broker) Do(ctx context.Context, s *Session, call uint32, raw []byte) (R
 	}
 	// 2. Freeze the bytes that would leave. Frozen bytes are never rebuilt.
 	c := b.plan(ctx, s, call, raw, past)
+	c.lost = past != nil && past.Attempts > 0
 	// 3. Scan them, if they leave the workspace.
 	b.scanOut(ctx, s, c)
 	// 4. and 5. Decide, reserve, take the approval, write the attempt: one
@@ -158,6 +159,7 @@ type call struct {
 	reserved  abi.MicroUSD
 	decided   bool // a decision leaf exists
 	attempted bool
+	lost      bool // an earlier attempt's outcome was lost in a crash
 
 	denial *abi.Denial // the answer so far, when it is a refusal
 	result any
