@@ -575,7 +575,14 @@ func TestMemoryKeepsLabels(t *testing.T) {
 	}
 	// That it was deleted is known only to who may know that it was there.
 	h.start(500)
-	h.ok(1, request(abi.OpKVDelete, `{"key":"private"}`))
+	for n, want := range []string{`"found":true`, `{}`} {
+		if r := h.ok(uint32(n+1), request(abi.OpKVDelete, `{"key":"private"}`)); !strings.Contains(string(r.OK), want) {
+			t.Errorf("delete %d: %s, want %s", n+1, r.OK, want)
+		}
+		if !h.s.Held.Readers.Within(held.Readers) {
+			t.Errorf("the answer to the delete came with %v", h.s.Held)
+		}
+	}
 	h.start(500)
 	h.ok(1, request(abi.OpKVGet, `{"key":"private"}`))
 	if !h.s.Held.Readers.Within(held.Readers) {
@@ -775,5 +782,40 @@ func TestARefusalAfterALostAttemptSaysThatItMayHaveHappened(t *testing.T) {
 	h.world.answer = func(sent) broker.Outcome { return broker.Outcome{Denial: abi.Deny(abi.Upstream, "down", "")} }
 	if d := h.refused(1, raw, abi.Upstream); d.Effect != abi.OutcomeNone {
 		t.Errorf("%+v", d)
+	}
+}
+
+// SPEC 4 and 7: the limits of a skill's memory.
+func TestMemoryHasItsLimits(t *testing.T) {
+	h := newHouse(t)
+	put := func(key, value string) []byte { return request(abi.OpKVPut, fmt.Sprintf(`{"key":%q,"value":%q}`, key, value)) }
+	h.ok(1, put(strings.Repeat("k", abi.MaxKVKey), strings.Repeat("v", abi.MaxKVValue-2)))
+	h.refused(2, put("k", strings.Repeat("v", abi.MaxKVValue-1)), abi.TooLarge)
+	h.refused(3, put(strings.Repeat("k", abi.MaxKVKey+1), "v"), abi.Invalid)
+	n := uint32(4)
+	for i := range 63 { // 16 MiB in all
+		h.ok(n, put(fmt.Sprint("big", i), strings.Repeat("v", abi.MaxKVValue-1024)))
+		n++
+	}
+	h.refused(n, put("last", strings.Repeat("v", abi.MaxKVValue-2)), abi.TooLarge)
+	h.refused(n+1, request(abi.OpKVGet, `{"key":"last","prefix":"x"}`), abi.Invalid)
+	if r := h.ok(n+2, request(abi.OpKVGet, `{"key":"last"}`)); strings.Contains(string(r.OK), "found") {
+		t.Errorf("what was refused is there: %s", r.OK)
+	}
+}
+
+func TestAListOfKeysIsSortedAndCut(t *testing.T) {
+	h := newHouse(t)
+	for i := range abi.MaxKVKeys + 2 {
+		h.ok(uint32(i+1), request(abi.OpKVPut, fmt.Sprintf(`{"key":"k%04d","value":1}`, abi.MaxKVKeys+1-i)))
+	}
+	var got abi.KVResult
+	h.must(json.Unmarshal(h.ok(abi.MaxKVKeys+3, request(abi.OpKVList, `{"prefix":"k"}`)).OK, &got))
+	if len(got.Keys) != abi.MaxKVKeys || got.Keys[0] != "k0000" || !slices.IsSorted(got.Keys) {
+		t.Errorf("%d keys from %s", len(got.Keys), got.Keys[0])
+	}
+	h.must(json.Unmarshal(h.ok(abi.MaxKVKeys+4, request(abi.OpKVList, `{"prefix":"k100"}`)).OK, &got))
+	if !slices.Equal(got.Keys, []string{"k1000", "k1001"}) {
+		t.Error(got.Keys)
 	}
 }
