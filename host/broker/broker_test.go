@@ -788,7 +788,9 @@ func TestARefusalAfterALostAttemptSaysThatItMayHaveHappened(t *testing.T) {
 // SPEC 4 and 7: the limits of a skill's memory.
 func TestMemoryHasItsLimits(t *testing.T) {
 	h := newHouse(t)
-	put := func(key, value string) []byte { return request(abi.OpKVPut, fmt.Sprintf(`{"key":%q,"value":%q}`, key, value)) }
+	put := func(key, value string) []byte {
+		return request(abi.OpKVPut, fmt.Sprintf(`{"key":%q,"value":%q}`, key, value))
+	}
 	h.ok(1, put(strings.Repeat("k", abi.MaxKVKey), strings.Repeat("v", abi.MaxKVValue-2)))
 	h.refused(2, put("k", strings.Repeat("v", abi.MaxKVValue-1)), abi.TooLarge)
 	h.refused(3, put(strings.Repeat("k", abi.MaxKVKey+1), "v"), abi.Invalid)
