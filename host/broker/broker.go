@@ -115,7 +115,7 @@ func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Repl
 		return s.restore(past.Answer), nil
 	}
 	// 2. Freeze the bytes that would leave. Frozen bytes are never rebuilt.
-	c := &call{n: n, started: b.Now(), fp: fp, raw: raw, req: req, denial: denial, held: s.Held, label: s.Held}
+	c := &call{n: n, started: b.Now(), fp: fp, raw: raw, req: req, denial: denial, held: s.Held, label: s.Held, lost: past != nil && past.Attempts > 0}
 	b.plan(ctx, s, c, past)
 	// 3. Scan them, if they leave the workspace.
 	b.scanOut(ctx, s, c)
@@ -160,6 +160,7 @@ type call struct {
 	reserved  abi.MicroUSD
 	decided   bool // a decision leaf exists
 	attempted bool
+	lost      bool // an earlier attempt's outcome was lost in a crash
 
 	denial *abi.Denial // the answer so far, when it is a refusal
 	result any

@@ -2,8 +2,10 @@ package broker_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -575,7 +577,14 @@ func TestMemoryKeepsLabels(t *testing.T) {
 	}
 	// That it was deleted is known only to who may know that it was there.
 	h.start(500)
-	h.ok(1, request(abi.OpKVDelete, `{"key":"private"}`))
+	for n, want := range []string{`"found":true`, `{}`} {
+		if r := h.ok(uint32(n+1), request(abi.OpKVDelete, `{"key":"private"}`)); !strings.Contains(string(r.OK), want) {
+			t.Errorf("delete %d: %s, want %s", n+1, r.OK, want)
+		}
+		if !h.s.Held.Readers.Within(held.Readers) {
+			t.Errorf("the answer to the delete came with %v", h.s.Held)
+		}
+	}
 	h.start(500)
 	h.ok(1, request(abi.OpKVGet, `{"key":"private"}`))
 	if !h.s.Held.Readers.Within(held.Readers) {
@@ -588,10 +597,21 @@ func TestMemoryRowsCannotBeSwapped(t *testing.T) {
 	h := newHouse(t)
 	h.ok(1, request(abi.OpKVPut, `{"key":"a","value":"one"}`))
 	h.ok(2, request(abi.OpKVPut, `{"key":"b","value":"two"}`))
-	h.tamper(`WITH old AS MATERIALIZED (SELECT key_mac, value_enc FROM kv)
-		UPDATE kv SET value_enc = (SELECT value_enc FROM old WHERE old.key_mac <> kv.key_mac)`)
+	h.tamper(`UPDATE kv SET value_enc = (SELECT value_enc FROM kv ORDER BY key_mac LIMIT 1)`) // one of the two is wrong now
 	h.resume()
-	h.refused(3, request(abi.OpKVGet, `{"key":"a"}`), abi.Internal)
+	broken := 0
+	for i, key := range []string{"a", "b"} {
+		r, err := h.door.Do(t.Context(), h.s, uint32(i+3), request(abi.OpKVGet, fmt.Sprintf(`{"key":%q}`, key)))
+		h.must(err)
+		if strings.Contains(string(r.Bytes), string(abi.Internal)) {
+			broken++
+		} else if want := map[string]string{"a": "one", "b": "two"}[key]; !strings.Contains(string(r.Bytes), want) {
+			t.Errorf("%s: %s", key, r.Bytes)
+		}
+	}
+	if broken != 1 {
+		t.Errorf("%d values did not open, want the one that was moved", broken)
+	}
 }
 
 func TestSleepParksTheRunAndEnds(t *testing.T) {
@@ -659,4 +679,147 @@ func TestAnswersThatAreTooLargeAreRefused(t *testing.T) {
 	}
 	h.refused(1, use(abi.OpToolCall, "notes.read", "a", 0), abi.TooLarge)
 	h.performed(1)
+}
+
+// scanner is ours: it holds back what one call says and labels every answer.
+type scanner struct{ deny bool }
+
+func (x *scanner) Out(context.Context, connectors.Plan) (label.Set, *abi.Denial) {
+	if x.deny {
+		return label.Clean(), abi.Deny(abi.Scan, "a key was found", "")
+	}
+	return label.Set{Integrity: label.User, Readers: label.Everyone(), PII: true}, nil
+}
+
+func (x *scanner) In(context.Context, []byte) label.Set {
+	return label.Set{Integrity: label.External, Readers: label.Everyone()}
+}
+
+func TestScannersHoldBackAndLabel(t *testing.T) {
+	h := newHouse(t)
+	x := &scanner{deny: true}
+	h.door.Scanner = x
+	h.refused(1, use(abi.OpToolCall, "notes.read", "a", 0), abi.Scan)
+	h.performed(0)
+	x.deny = false
+	h.ok(2, use(abi.OpToolCall, "notes.read", "a", 0))
+	if !h.s.Held.PII || h.s.Held.Integrity != label.External {
+		t.Errorf("the run holds %v", h.s.Held)
+	}
+	raw := use(abi.OpSend, "mail.send", "bob", 0)
+	h.waits(3, raw, host.WaitApproval)
+	h.answer(3, true)
+	h.crash()
+	h.door.Scanner = x
+	x.deny = true // a scanner that learned something holds back what was approved
+	h.refused(3, raw, abi.Scan)
+	h.performed(1)
+	h.books()
+}
+
+func TestASecretNeverLeaves(t *testing.T) {
+	h := newHouse(t)
+	h.s.Held.Secret = true
+	h.refused(1, use(abi.OpSend, "mail.send", "bob", 0), abi.Label)
+	h.refused(2, use(abi.OpToolCall, "notes.read", "a", 0), abi.Label)
+	h.ok(3, use(abi.OpToolCall, "notes.read", "home", 0))
+	h.performed(1)
+	h.books()
+}
+
+// A yes is not worth more than today's rules.
+func TestWhatWasTakenBackWhileTheRunWaitedIsRefused(t *testing.T) {
+	h := newHouse(t)
+	raw := use(abi.OpSend, "mail.send", "bob", 0)
+	h.waits(1, raw, host.WaitApproval)
+	h.answer(1, true)
+	h.resume()
+	policy, err := grant.Compile(4, nil, nil, nil)
+	h.must(err)
+	h.rules.Policy = policy
+	if d := h.refused(1, raw, abi.Scope); d.Effect != abi.OutcomeNone {
+		t.Errorf("%+v", d)
+	}
+	h.performed(0)
+	h.books()
+}
+
+// A refusal of a second attempt must not say that nothing happened: the first may
+// have.
+func TestARefusalAfterALostAttemptSaysThatItMayHaveHappened(t *testing.T) {
+	for _, operation := range []string{"mail.send", "docs.write"} {
+		h := newHouse(t)
+		raw := use(abi.OpSend, operation, "bob", 0)
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, true)
+		h.resume()
+		h.dies(1, raw)
+		policy, err := grant.Compile(4, nil, nil, nil)
+		h.must(err)
+		h.rules.Policy = policy
+		if d := h.refused(1, raw, abi.Scope); d.Effect != abi.OutcomeMay {
+			t.Errorf("%s: %+v", operation, d)
+		}
+		h.performed(1)
+	}
+	h := newHouse(t)
+	raw := use(abi.OpSend, "docs.write", "bob", 40)
+	h.waits(1, raw, host.WaitApproval)
+	h.answer(1, true)
+	h.resume()
+	h.dies(1, raw)
+	h.world.answer = func(sent) broker.Outcome { return broker.Outcome{Denial: abi.Deny(abi.Upstream, "down", "")} }
+	if d := h.refused(1, raw, abi.Upstream); d.Effect != abi.OutcomeMay {
+		t.Errorf("%+v", d)
+	}
+	if got := h.totals(); got.Settled != 40 || got.Reserved != 0 { // the second attempt sent nothing
+		t.Errorf("%+v", got)
+	}
+	h.books()
+
+	// A read has no effect to be in doubt.
+	h = newHouse(t)
+	raw = use(abi.OpSend, "model.ask", "a", 40)
+	h.dies(1, raw)
+	h.world.answer = func(sent) broker.Outcome { return broker.Outcome{Denial: abi.Deny(abi.Upstream, "down", "")} }
+	if d := h.refused(1, raw, abi.Upstream); d.Effect != abi.OutcomeNone {
+		t.Errorf("%+v", d)
+	}
+}
+
+// SPEC 4 and 7: the limits of a skill's memory.
+func TestMemoryHasItsLimits(t *testing.T) {
+	h := newHouse(t)
+	put := func(key, value string) []byte {
+		return request(abi.OpKVPut, fmt.Sprintf(`{"key":%q,"value":%q}`, key, value))
+	}
+	h.ok(1, put(strings.Repeat("k", abi.MaxKVKey), strings.Repeat("v", abi.MaxKVValue-2)))
+	h.refused(2, put("k", strings.Repeat("v", abi.MaxKVValue-1)), abi.TooLarge)
+	h.refused(3, put(strings.Repeat("k", abi.MaxKVKey+1), "v"), abi.Invalid)
+	n := uint32(4)
+	for i := range 63 { // 16 MiB in all
+		h.ok(n, put(fmt.Sprint("big", i), strings.Repeat("v", abi.MaxKVValue-1024)))
+		n++
+	}
+	h.refused(n, put("last", strings.Repeat("v", abi.MaxKVValue-2)), abi.TooLarge)
+	h.refused(n+1, request(abi.OpKVGet, `{"key":"last","prefix":"x"}`), abi.Invalid)
+	if r := h.ok(n+2, request(abi.OpKVGet, `{"key":"last"}`)); strings.Contains(string(r.OK), "found") {
+		t.Errorf("what was refused is there: %s", r.OK)
+	}
+}
+
+func TestAListOfKeysIsSortedAndCut(t *testing.T) {
+	h := newHouse(t)
+	for i := range abi.MaxKVKeys + 2 {
+		h.ok(uint32(i+1), request(abi.OpKVPut, fmt.Sprintf(`{"key":"k%04d","value":1}`, abi.MaxKVKeys+1-i)))
+	}
+	var got abi.KVResult
+	h.must(json.Unmarshal(h.ok(abi.MaxKVKeys+3, request(abi.OpKVList, `{"prefix":"k"}`)).OK, &got))
+	if len(got.Keys) != abi.MaxKVKeys || got.Keys[0] != "k0000" || !slices.IsSorted(got.Keys) {
+		t.Errorf("%d keys from %s", len(got.Keys), got.Keys[0])
+	}
+	h.must(json.Unmarshal(h.ok(abi.MaxKVKeys+4, request(abi.OpKVList, `{"prefix":"k100"}`)).OK, &got))
+	if !slices.Equal(got.Keys, []string{"k1000", "k1001"}) {
+		t.Error(got.Keys)
+	}
 }

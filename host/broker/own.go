@@ -70,9 +70,7 @@ func always(do func(context.Context, *Broker, *Session, *call)) func(context.Con
 const (
 	maxSleep    = 366 * 24 * time.Hour
 	maxRandom   = 1024
-	maxText     = 4 << 10 // of a progress or log line
-	maxKVKey    = 256
-	maxKVValue  = 256 << 10
+	maxText     = 4 << 10  // of a progress or log line
 	maxKVMemory = 16 << 20 // of one skill
 )
 
@@ -277,8 +275,8 @@ func kvKey(c *call, a *abi.KVArgs) bool {
 	if !args(c, a) {
 		return false
 	}
-	if a.Key == "" || len(a.Key) > maxKVKey || a.Prefix != "" {
-		invalid(c, "key has 1 to %d bytes, and prefix is for kv.list", maxKVKey)
+	if a.Key == "" || len(a.Key) > abi.MaxKVKey || a.Prefix != "" {
+		invalid(c, "key has 1 to %d bytes, and prefix is for kv.list", abi.MaxKVKey)
 		return false
 	}
 	return true
@@ -353,8 +351,12 @@ func doKVPut(_ context.Context, b *Broker, s *Session, c *call) {
 	if !kvKey(c, &a) {
 		return
 	}
-	if len(a.Value) == 0 || len(a.Value) > maxKVValue {
-		invalid(c, "value has 1 to %d bytes", maxKVValue)
+	if len(a.Value) == 0 {
+		invalid(c, "a value is needed")
+		return
+	}
+	if len(a.Value) > abi.MaxKVValue {
+		c.denial = abi.Deny(abi.TooLarge, fmt.Sprintf("the value has %d bytes, at most %d are allowed", len(a.Value), abi.MaxKVValue), "keep less")
 		return
 	}
 	ns, held := s.Run.Skill, c.held
@@ -414,7 +416,14 @@ func doKVDelete(_ context.Context, b *Broker, s *Session, c *call) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(tx.DeleteKV(ns, mac), b.raiseNamespace(tx, ns, held))
+		switch _, err := tx.KV(ns, mac); {
+		case err == nil:
+			c.result = abi.KVResult{Found: true}
+		case !errors.Is(err, host.ErrNotFound):
+			return err
+		}
+		// Whether it was there tells something, too.
+		return errors.Join(b.joinNamespace(tx, ns, c), tx.DeleteKV(ns, mac), b.raiseNamespace(tx, ns, held))
 	}
 }
 
@@ -423,8 +432,8 @@ func doKVList(ctx context.Context, b *Broker, s *Session, c *call) {
 	if !args(c, &a) {
 		return
 	}
-	if a.Key != "" || len(a.Prefix) > maxKVKey {
-		invalid(c, "prefix has at most %d bytes, and key is for the other kv ops", maxKVKey)
+	if a.Key != "" || len(a.Prefix) > abi.MaxKVKey {
+		invalid(c, "prefix has at most %d bytes, and key is for the other kv ops", abi.MaxKVKey)
 		return
 	}
 	ns, r := s.Run.Skill, abi.KVResult{Keys: []string{}}
@@ -449,5 +458,6 @@ func doKVList(ctx context.Context, b *Broker, s *Session, c *call) {
 		return
 	}
 	slices.Sort(r.Keys)
+	r.Keys = r.Keys[:min(len(r.Keys), abi.MaxKVKeys)]
 	c.result = r
 }

@@ -52,6 +52,7 @@ func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error)
 		if err := b.book(tx, s, c); err != nil {
 			return err
 		}
+		c.doubt()
 		receipt := host.ReceiptID("")
 		if tx != nil {
 			n, err := s.nextLeaf(tx)
@@ -109,6 +110,16 @@ func (b *Broker) book(tx *store.Tx, s *Session, c *call) error {
 	booked, err := spend.Settle(tx, s.Run, c.n, c.attempts, c.reserved, cost)
 	c.cost = booked
 	return err
+}
+
+// doubt corrects a refusal that speaks of this attempt alone: an earlier one, whose
+// outcome a crash took, may have had its effect.
+func (c *call) doubt() {
+	if c.lost && c.denial != nil && c.denial.Effect == abi.OutcomeNone && c.op.Replay != abi.ReplayPure {
+		d := *c.denial
+		d.Effect = abi.OutcomeMay
+		c.denial = &d
+	}
 }
 
 // encode makes the bytes that the guest gets.

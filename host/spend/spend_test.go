@@ -3,7 +3,6 @@ package spend_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -19,11 +18,7 @@ import (
 
 var now = time.Date(2026, 3, 31, 23, 59, 59, 0, time.UTC)
 
-func open(t interface {
-	Helper()
-	Fatal(...any)
-}, dir string,
-) *store.Store {
+func open(t *testing.T, dir string) *store.Store {
 	t.Helper()
 	s, err := store.Open(context.Background(), filepath.Join(dir, "db"), "acme", "test", now)
 	if err != nil {
@@ -39,14 +34,13 @@ func run(id string, budget abi.MicroUSD) host.Run {
 // Law 1: at every step settled + reserved is at most the cap and the budget,
 // whoever reserves at the same time. Law 2 rides along.
 func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer func() { _ = s.Close() }()
+	round := 0
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "spend") //nolint:usetesting // one for each drawn history, removed with it
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
-		s := open(t, dir)
-		defer func() { _ = s.Close() }()
+		round++ // a month and runs of its own
+		now := time.Date(2026, time.Month(round), 1, 0, 0, 0, 0, time.UTC)
+		name := func(w int) string { return fmt.Sprintf("run_%d_%d", round, w) }
 		limit := abi.MicroUSD(rapid.IntRange(0, 400).Draw(t, "cap"))
 		const workers, calls = 3, 6
 		type step struct {
@@ -71,7 +65,7 @@ func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
 				return fmt.Errorf("%+v passes the cap %d", month, limit)
 			}
 			for w := range workers {
-				tree, err := tx.SpendTotal(store.RunScope(host.RunID(fmt.Sprint("run", w))))
+				tree, err := tx.SpendTotal(store.RunScope(host.RunID(name(w))))
 				if err != nil || tree.Settled+tree.Reserved > budgets[w] {
 					return fmt.Errorf("%+v passes the budget %d, %w", tree, budgets[w], err)
 				}
@@ -84,7 +78,7 @@ func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
-				r := run(fmt.Sprint("run", w), budgets[w])
+				r := run(name(w), budgets[w])
 				for c, st := range plan[w] {
 					var short spend.Shortage
 					errs[w] = s.Write(context.Background(), func(tx *store.Tx) (err error) {
