@@ -326,7 +326,7 @@ func (d *daemon) run(id host.RunID) api.RunView {
 	return v
 }
 
-// ended waits for the run's end.
+// finished waits for the run's end.
 func (d *daemon) finished(id host.RunID) api.RunView {
 	d.t.Helper()
 	if err := d.Watch(d.ctx(), id, 0, func(host.Event) error { return nil }); err != nil {

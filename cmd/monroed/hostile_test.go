@@ -36,8 +36,8 @@ func with(change func(b *wt.Builder)) []byte {
 	return wt.Run(b, wt.I32Const(0))
 }
 
-// titled returns a builder whose manifest has a name, ops and limits of its own.
-func titled(name, ops, limits string) (*wt.Builder, wt.Imports) {
+// imports returns a builder with the imports of the ABI, to which more can be added.
+func imports() (*wt.Builder, wt.Imports) {
 	b := &wt.Builder{}
 	im := wt.Imports{
 		Call: b.Import("monroe_v1", "call", "iiii", "I"), Read: b.Import("monroe_v1", "read", "iii", "I"),
@@ -145,7 +145,7 @@ func TestLinuxHostileModules(t *testing.T) {
 
 // asks returns a guest that sends one request and writes its answer as the result.
 func asks(name, request string) []byte {
-	b, im := titled(name, "", "")
+	b, im := imports()
 	b.Data(0, []byte(request))
 	return finish(b, name, `"kv.get"`, "", wt.I32Const(0), wt.I32Const(int32(len(request))), wt.I32Const(32768), wt.I32Const(16384), wt.Call(im.Call),
 		wt.Wrap, wt.LocalSet(0), wt.I32Const(1), wt.I32Const(32768), wt.LocalGet(0), wt.Call(im.Write), wt.Drop, wt.I32Const(0))
@@ -175,7 +175,7 @@ func TestLinuxHostileGuests(t *testing.T) {
 		})
 	}
 	guest := func(name, limits string, code func(im wt.Imports) []byte) []byte {
-		b, im := titled(name, "", limits)
+		b, im := imports()
 		b.Data(0, []byte(`{"op":"time.now","v":1}`))
 		return finish(b, name, "", limits, code(im))
 	}
@@ -211,11 +211,11 @@ func TestLinuxHostileGuests(t *testing.T) {
 	}), "TRAP: ")
 	faults("status", guest("status", "", func(wt.Imports) []byte { return wt.I32Const(7) }), "the guest ended with status 7")
 
-	b, _ := titled("exits", "", "")
+	b, _ := imports()
 	exit := b.Import("wasi_snapshot_preview1", "proc_exit", "i", "")
 	faults("exits", finish(b, "exits", "", "", wt.I32Const(3), wt.Call(exit), wt.I32Const(0)), "EXIT: the guest exited with status 3")
 
-	b, im := titled("starts", "", "")
+	b, im := imports()
 	init := b.Func("", "", 0, wt.I32Const(0), wt.I32Const(23), wt.I32Const(1024), wt.I32Const(1024), wt.Call(im.Call), wt.Drop)
 	b.Export("_initialize", wt.KindFunc, init)
 	_, err := d.PushSkill(d.ctx(), finish(b, "starts", "", "", wt.I32Const(0)))
@@ -250,7 +250,7 @@ func TestLinuxHostileGuests(t *testing.T) {
 	}
 
 	t.Run("floods", func(t *testing.T) {
-		b, _ := titled("floods", "", "")
+		b, _ := imports()
 		fd := b.Import("wasi_snapshot_preview1", "fd_write", "iiii", "i")
 		b.Data(0, []byte{16, 0, 0, 0, 0, 16, 0, 0}) // one vector: 4096 bytes at 16
 		b.Data(16, []byte("\x1b[31mred\r\n"+strings.Repeat("x", 2000)+"\n"))
