@@ -42,15 +42,17 @@ func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
 		now := time.Date(2026, time.Month(round), 1, 0, 0, 0, 0, time.UTC)
 		name := func(w int) string { return fmt.Sprintf("run_%d_%d", round, w) }
 		limit := abi.MicroUSD(rapid.IntRange(0, 400).Draw(t, "cap"))
-		const workers, calls = 3, 6
+		const runs, workers, calls = 2, 4, 5 // two workers share a run, as a tree of runs does
 		type step struct {
 			amount, cost abi.MicroUSD
 			unknown      bool
 		}
-		var budgets [workers]abi.MicroUSD
+		var budgets [runs]abi.MicroUSD
 		var plan [workers][calls]step
+		for i := range budgets {
+			budgets[i] = abi.MicroUSD(rapid.IntRange(0, 200).Draw(t, "budget"))
+		}
 		for w := range workers {
-			budgets[w] = abi.MicroUSD(rapid.IntRange(0, 200).Draw(t, "budget"))
 			for c := range calls {
 				amount := rapid.IntRange(0, 120).Draw(t, "amount")
 				plan[w][c] = step{abi.MicroUSD(amount), abi.MicroUSD(rapid.IntRange(-5, amount).Draw(t, "cost")), rapid.Bool().Draw(t, "unknown")}
@@ -64,7 +66,7 @@ func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
 			if month.Settled+month.Reserved > limit || month.Settled < 0 || month.Reserved < 0 {
 				return fmt.Errorf("%+v passes the cap %d", month, limit)
 			}
-			for w := range workers {
+			for w := range budgets {
 				tree, err := tx.SpendTotal(store.RunScope(host.RunID(name(w))))
 				if err != nil || tree.Settled+tree.Reserved > budgets[w] {
 					return fmt.Errorf("%+v passes the budget %d, %w", tree, budgets[w], err)
@@ -78,7 +80,7 @@ func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
-				r := run(name(w), budgets[w])
+				r := run(name(w%runs), budgets[w%runs])
 				for c, st := range plan[w] {
 					var short spend.Shortage
 					errs[w] = s.Write(context.Background(), func(tx *store.Tx) (err error) {
@@ -97,7 +99,7 @@ func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
 						case before.Settled+before.Reserved+st.amount > limit:
 							want = spend.NoCap
 						}
-						if short, _, err = spend.Reserve(tx, r, uint32(c+1), 1, st.amount, limit, now); err != nil {
+						if short, _, err = spend.Reserve(tx, r, uint32(w*calls+c+1), 1, st.amount, limit, now); err != nil {
 							return err
 						}
 						if short != want {
@@ -116,14 +118,14 @@ func TestSettledAndReservedNeverPassTheCapOrTheBudget(t *testing.T) {
 						if st.unknown {
 							cost = nil
 						}
-						booked, err := spend.Settle(tx, r, uint32(c+1), 1, st.amount, cost)
+						booked, err := spend.Settle(tx, r, uint32(w*calls+c+1), 1, st.amount, cost)
 						if err != nil {
 							return err
 						}
 						if want := max(st.cost, 0); !st.unknown && booked != want || st.unknown && booked != st.amount {
 							return fmt.Errorf("booked %d of %+v", booked, st)
 						}
-						if _, err := spend.Settle(tx, r, uint32(c+1), 1, st.amount, cost); err == nil {
+						if _, err := spend.Settle(tx, r, uint32(w*calls+c+1), 1, st.amount, cost); err == nil {
 							return fmt.Errorf("settled twice")
 						}
 						return holds(tx)
