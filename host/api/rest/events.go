@@ -35,14 +35,11 @@ func events(a huma.API, b api.Backend, fail func(error)) {
 	op := huma.Operation{
 		OperationID: "watch-run", Method: http.MethodGet, Path: "/v1/runs/{id}/events", Summary: "What happens in a run, as server-sent events",
 		Description: "Needs a token with the scope read.", Extensions: map[string]any{"x-token-scope": "read"},
+		Middlewares: huma.Middlewares{scoped(host.ScopeRead, fail)},
 	}
 	kinds := map[string]any{"event": host.Event{}, "beat": Beat{}, "problem": Failure{}}
 	sse.Register(a, op, kinds, func(ctx context.Context, in *input, send sse.Sender) {
 		c := caller(ctx)
-		if err := needs(c, host.ScopeRead); err != nil {
-			_ = send.Data(Failure{*problemOf(err, fail)}) // the client may be gone
-			return
-		}
 		after := max(in.After, in.Last)
 		for {
 			list, more, done, err := b.Events(ctx, c, in.ID, after)

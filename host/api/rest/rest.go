@@ -114,7 +114,7 @@ type route struct {
 	max                       int64
 }
 
-// add registers an operation. The scope is checked before the handler runs.
+// add registers an operation.
 func add[I, O any](a huma.API, fail func(error), r route, do func(context.Context, host.Caller, *I) (*O, error)) {
 	if r.max == 0 {
 		r.max = maxBody
@@ -122,18 +122,27 @@ func add[I, O any](a huma.API, fail func(error), r route, do func(context.Contex
 	op := huma.Operation{
 		OperationID: r.id, Method: r.method, Path: r.path, Summary: r.summary, DefaultStatus: r.status, MaxBodyBytes: r.max,
 		Description: "Needs a token with the scope " + string(r.scope) + ".", Extensions: map[string]any{"x-token-scope": string(r.scope)},
+		Middlewares: huma.Middlewares{scoped(r.scope, fail)},
 	}
 	huma.Register(a, op, func(ctx context.Context, in *I) (*O, error) {
-		c := caller(ctx)
-		if err := needs(c, r.scope); err != nil {
-			return nil, problemOf(err, fail)
-		}
-		out, err := do(ctx, c, in)
+		out, err := do(ctx, caller(ctx), in)
 		if err != nil {
 			return nil, problemOf(err, fail)
 		}
 		return out, nil
 	})
+}
+
+// scoped checks the token's scope before anything of the request's body is read.
+func scoped(s host.TokenScope, fail func(error)) func(huma.Context, func(huma.Context)) {
+	return func(ctx huma.Context, next func(huma.Context)) {
+		if err := needs(caller(ctx.Context()), s); err != nil {
+			_, w := humago.Unwrap(ctx)
+			problemOf(err, fail).write(w)
+			return
+		}
+		next(ctx)
+	}
 }
 
 func needs(c host.Caller, s host.TokenScope) error {
