@@ -789,6 +789,9 @@ func TestARefusalAfterALostAttemptSaysThatItMayHaveHappened(t *testing.T) {
 
 // SPEC 4 and 7: the limits of a skill's memory.
 func TestMemoryHasItsLimits(t *testing.T) {
+	if testing.Short() {
+		t.Skip("fills a memory to its limit, which takes seconds with -race")
+	}
 	h := newHouse(t)
 	put := func(key, value string) []byte {
 		return request(abi.OpKVPut, fmt.Sprintf(`{"key":%q,"value":%q}`, key, value))
@@ -809,6 +812,9 @@ func TestMemoryHasItsLimits(t *testing.T) {
 }
 
 func TestAListOfKeysIsSortedAndCut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("fills a memory to its limit, which takes seconds with -race")
+	}
 	h := newHouse(t)
 	for i := range abi.MaxKVKeys + 2 {
 		h.ok(uint32(i+1), request(abi.OpKVPut, fmt.Sprintf(`{"key":"k%04d","value":1}`, abi.MaxKVKeys+1-i)))
