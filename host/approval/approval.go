@@ -6,7 +6,7 @@
 //  1. An approval is bound by a MAC to everything that it covers: the run, the call,
 //     the action digest, the module, the account, the destination, the reason that
 //     was shown and the label of what the run held. A single flipped bit in any of them voids it.
-//  2. It is used once: one conditional update, in the transaction that writes the
+//  2. Its state alone says nothing: a yes carries a MAC of its own. It is used once: one conditional update, in the transaction that writes the
 //     attempt.
 //  3. It expires. After that, and after the run has ended, it is worth nothing.
 //  4. The answer must name the digest that was shown. Who answers is a person with
@@ -150,6 +150,14 @@ type consent struct{ digest abi.Digest }
 // Approves implements grant.Consent.
 func (c consent) Approves(d abi.Digest) bool { return c.digest == d }
 
+const yesPurpose = "approval/yes/1"
+
+// yes is what the MAC of a person's yes covers: what the approval is bound to, and
+// who said it.
+func yes(id host.ApprovalID, bound []byte, by string) []byte {
+	return fmt.Appendf(nil, "%s|%x|%s", id, bound, by)
+}
+
 // Consent is what Take returns on a yes.
 type Consent interface{ Approves(abi.Digest) bool }
 
@@ -170,6 +178,9 @@ func Take(tx *store.Tx, keys *vault.Keyset, q Question, again bool, now time.Tim
 	if d.Digest != want.Digest || d.Destination != want.Destination || d.Account != want.Account || d.Module != want.Module ||
 		d.Operation != want.Operation || !slices.Equal(d.Resources, want.Resources) || !slices.Equal(d.Readers, want.Readers) || d.Label.String() != want.Label.String() || a.Run != q.Run.ID || a.Call != q.Call {
 		return nil, a.Approval, fmt.Errorf("%w: the call is not the one that was shown", ErrBroken)
+	}
+	if (a.State == host.ApprovalUsed || a.State == host.ApprovalApproved) && !keys.VerifyMAC(yesPurpose, yes(a.ID, a.BoundMAC, a.DecidedBy), a.VerdictMAC) {
+		return nil, a.Approval, fmt.Errorf("%w: no person's yes belongs to its state", ErrBroken)
 	}
 	if a.State == host.ApprovalUsed && again {
 		return consent{d.Digest}, a.Approval, nil
@@ -195,7 +206,7 @@ func DestinationMAC(keys *vault.Keyset, skill, operation, destination string) ([
 
 // Answer records a person's decision. The caller must be allowed to approve, and
 // digest must be what was shown to him.
-func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller, yes bool, digest string, now time.Time) (host.Approval, error) {
+func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller, approve bool, digest string, now time.Time) (host.Approval, error) {
 	a, err := tx.Approval(id)
 	if err != nil {
 		return host.Approval{}, err
@@ -211,7 +222,7 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 		}
 	}
 	to := host.ApprovalRejected
-	if yes {
+	if approve {
 		to = host.ApprovalApproved
 	}
 	if err := tx.MoveApproval(id, host.ApprovalPending, to, by.Name, now, true); err != nil {
@@ -227,8 +238,9 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 	if err != nil {
 		return a.Approval, err
 	}
-	if yes {
-		err = tx.Forgive(a.Skill, a.Operation, mac)
+	if approve {
+		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name))
+		err = errors.Join(e, tx.SetVerdictMAC(id, proof), tx.Forgive(a.Skill, a.Operation, mac))
 	} else {
 		err = tx.Reject(a.Skill, a.Operation, mac)
 	}

@@ -291,3 +291,18 @@ func TestOneCallIsAskedAboutOnce(t *testing.T) {
 		t.Error("a second approval of one call was stored")
 	}
 }
+
+// Law 2: the state alone is a word in a file. Whoever can write the file can write
+// it, and has still not made anybody say yes.
+func TestAStateWithoutAPersonsYesIsWorthNothing(t *testing.T) {
+	for _, state := range []host.ApprovalState{host.ApprovalApproved, host.ApprovalUsed} {
+		d := newDesk(t)
+		a := d.ask()
+		d.write(func(tx *store.Tx) error {
+			return tx.MoveApproval(a.ID, host.ApprovalPending, state, "Ann", now, false)
+		})
+		if c, _, err := d.take(question(), true, now); c != nil || !errors.Is(err, approval.ErrBroken) {
+			t.Errorf("%s: %v, %v", state, c, err)
+		}
+	}
+}

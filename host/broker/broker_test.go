@@ -502,7 +502,7 @@ func TestAReadIsPerformedAgain(t *testing.T) {
 func TestTheEndOfARunKeepsWhatAnAttemptMayHaveSpent(t *testing.T) {
 	h := newHouse(t)
 	h.dies(1, use(abi.OpSend, "model.ask", "a", 40))
-	h.write(func(tx *store.Tx) error { return tx.ReleaseRun(h.run) })
+	h.write(func(tx *store.Tx) error { return tx.SettleRun(h.run) })
 	if got := h.totals(); got.Settled != 40 || got.Reserved != 0 {
 		t.Errorf("%+v", got)
 	}

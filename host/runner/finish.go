@@ -38,10 +38,10 @@ func (r *Runner) finish(id host.RunID, session *broker.Session, e ending) error 
 		if err != nil { // a journal that does not verify does not keep the run open
 			r.Log.Error("receipt without calls", slog.String("run", string(id)), slog.String("error", err.Error()))
 		}
-		if err := errors.Join(tx.VoidApprovals(id), tx.ReleaseRun(id)); err != nil {
+		if err := errors.Join(tx.VoidApprovals(id), tx.SettleRun(id)); err != nil {
 			return err
 		}
-		if run, err = tx.Run(id); err != nil { // with what the release gave back
+		if run, err = tx.Run(id); err != nil { // with what it kept spent
 			return err
 		}
 		end := store.End{State: e.state, Failure: e.failure, At: r.Now()}

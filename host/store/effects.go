@@ -13,16 +13,17 @@ import (
 // Approval is an approval's row: the public part, and what is sealed.
 type Approval struct {
 	host.Approval
-	BoundMAC []byte
-	Detail   []byte // sealed
+	BoundMAC   []byte
+	VerdictMAC []byte // nil before a person's yes
+	Detail     []byte // sealed
 }
 
-const approvalColumns = `approval_id, run_id, call_no, skill, operation, effect, requester, bound_mac, state, why, ceiling_micro, detail_enc, created_at, expires_at, decided_by, decided_at`
+const approvalColumns = `approval_id, run_id, call_no, skill, operation, effect, requester, bound_mac, state, why, ceiling_micro, detail_enc, created_at, expires_at, decided_by, decided_at, verdict_mac`
 
 func scanApproval(scan func(...any) error) (Approval, error) {
 	var a Approval
 	var created, expires, decided int64
-	err := scan(&a.ID, &a.Run, &a.Call, &a.Skill, &a.Operation, &a.Effect, &a.Requester, &a.BoundMAC, &a.State, &a.Why, &a.Ceiling, &a.Detail, &created, &expires, &a.DecidedBy, &decided)
+	err := scan(&a.ID, &a.Run, &a.Call, &a.Skill, &a.Operation, &a.Effect, &a.Requester, &a.BoundMAC, &a.State, &a.Why, &a.Ceiling, &a.Detail, &created, &expires, &a.DecidedBy, &decided, &a.VerdictMAC)
 	a.CreatedAt, a.ExpiresAt, a.DecidedAt = fromMilli(created), fromMilli(expires), fromMilli(decided)
 	return a, err
 }
@@ -64,6 +65,11 @@ func (tx *Tx) MoveApproval(id host.ApprovalID, from, to host.ApprovalState, by s
 			decided_by = CASE WHEN ? = '' THEN decided_by ELSE ? END, decided_at = CASE WHEN ? = '' THEN decided_at ELSE ? END
 		WHERE ws = ? AND approval_id = ? AND state = ? AND (NOT ? OR expires_at > ?)`,
 		to, by, by, by, now.UnixMilli(), tx.ws, id, from, beforeExpiry, now.UnixMilli())
+}
+
+// SetVerdictMAC stores the proof of a person's yes.
+func (tx *Tx) SetVerdictMAC(id host.ApprovalID, mac []byte) error {
+	return tx.change(`UPDATE approval SET verdict_mac = ? WHERE ws = ? AND approval_id = ?`, mac, tx.ws, id)
 }
 
 // Expired lists runs whose approval has run out, and marks those expired.
@@ -176,9 +182,9 @@ func (tx *Tx) OpenReservations(run host.RunID, call uint32) (attempts []int, err
 	return attempts, err
 }
 
-// ReleaseRun closes the reservations that a run leaves open when it ends. Each is
+// SettleRun closes the reservations that a run leaves open when it ends. Each is
 // of an attempt whose outcome was lost, so it stays spent in full.
-func (tx *Tx) ReleaseRun(run host.RunID) error {
+func (tx *Tx) SettleRun(run host.RunID) error {
 	type open struct {
 		call    uint32
 		attempt int

@@ -99,6 +99,7 @@ CREATE TABLE approval (
     detail_enc BLOB NOT NULL,             -- digest, destination, preview, labels
     created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
     decided_by TEXT NOT NULL DEFAULT '', decided_at INTEGER NOT NULL DEFAULT 0,
+    verdict_mac BLOB,                     -- over a person's yes: the state alone could be written by anybody with the file
     PRIMARY KEY (ws, approval_id), UNIQUE (ws, run_id, call_no),
     FOREIGN KEY (ws, run_id) REFERENCES run (ws, run_id)
 ) STRICT, WITHOUT ROWID;
