@@ -155,11 +155,17 @@ func TestChangedRemovedOrReorderedLeavesAreFound(t *testing.T) {
 func TestACheckpointIsSignedAndOfThisWorkspace(t *testing.T) {
 	x := newTrail(t, 4)
 	note := x.notes[4]
+	head, err := audit.OpenCheckpoint(note, x.keys.Verifier())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i := range note {
 		changed := bytes.Clone(note)
 		changed[i] ^= 1
 		if h, err := audit.OpenCheckpoint(changed, x.keys.Verifier()); err == nil {
-			t.Errorf("byte %d changed, and it says %+v", i, h)
+			if h != head { // the last letter of a base64 text has bits that mean nothing
+				t.Errorf("byte %d changed, and it says %+v", i, h)
+			}
 		} else if !errors.Is(err, audit.ErrTampered) {
 			t.Errorf("byte %d: %v", i, err)
 		}
