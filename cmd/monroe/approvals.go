@@ -6,6 +6,7 @@ import (
 
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/api/client"
 )
 
 type approvalsCmd struct {
@@ -45,15 +46,7 @@ type approvalsShow struct {
 }
 
 func (a approvalsShow) Run(e *env) error {
-	c, err := e.client()
-	if err != nil {
-		return err
-	}
-	v, err := c.Approval(e.ctx, a.ID)
-	if err != nil {
-		return err
-	}
-	return e.show(v, func() { e.approval(v) })
+	return answer(e, func(c *client.Client) (api.ApprovalView, error) { return c.Approval(e.ctx, a.ID) }, e.approval)
 }
 
 // approval shows everything that would leave; nothing is cut off.

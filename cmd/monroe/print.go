@@ -7,6 +7,8 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+
+	"github.com/getmonroe/monroe/host/api/client"
 )
 
 // show prints v as JSON where that is asked for, and otherwise lets text do it.
@@ -19,6 +21,19 @@ func (e *env) show(v any, text func()) error {
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
+}
+
+// answer asks the daemon and shows what it says.
+func answer[T any](e *env, ask func(*client.Client) (T, error), text func(T)) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	v, err := ask(c)
+	if err != nil {
+		return err
+	}
+	return e.show(v, func() { text(v) })
 }
 
 func (e *env) printf(format string, args ...any) { fmt.Fprintf(e.out, format, args...) }

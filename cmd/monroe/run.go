@@ -185,15 +185,7 @@ type runsList struct {
 }
 
 func (r runsList) Run(e *env) error {
-	c, err := e.client()
-	if err != nil {
-		return err
-	}
-	list, err := c.Runs(e.ctx, r.Limit)
-	if err != nil {
-		return err
-	}
-	return e.show(list, func() {
+	return answer(e, func(c *client.Client) ([]host.Run, error) { return c.Runs(e.ctx, r.Limit) }, func(list []host.Run) {
 		var rows [][]string
 		for _, v := range list {
 			state := string(v.State)
@@ -211,15 +203,7 @@ type runsShow struct {
 }
 
 func (r runsShow) Run(e *env) error {
-	c, err := e.client()
-	if err != nil {
-		return err
-	}
-	v, err := c.Run(e.ctx, r.ID)
-	if err != nil {
-		return err
-	}
-	return e.show(v, func() {
+	return answer(e, func(c *client.Client) (api.RunView, error) { return c.Run(e.ctx, r.ID) }, func(v api.RunView) {
 		e.printf("%s of %s for %s: %s %s\nmodule %s\nestimate %s; spent %s, reserved %s\n\n", v.ID, v.Skill, plain(v.OnBehalfOf.Name), v.State, v.Wait, v.Module, estimate(v.Estimate), v.Spent, v.Reserved)
 		var rows [][]string
 		for _, x := range v.Log {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api/client"
 )
 
 type skillCmd struct {
@@ -49,15 +50,7 @@ func (e *env) pushed(v host.Skill) {
 type skillList struct{}
 
 func (skillList) Run(e *env) error {
-	c, err := e.client()
-	if err != nil {
-		return err
-	}
-	list, err := c.Skills(e.ctx)
-	if err != nil {
-		return err
-	}
-	return e.show(list, func() {
+	return answer(e, func(c *client.Client) ([]host.Skill, error) { return c.Skills(e.ctx) }, func(list []host.Skill) {
 		var rows [][]string
 		for _, s := range list {
 			granted := "no grants"
@@ -75,15 +68,7 @@ type skillInspect struct {
 }
 
 func (s skillInspect) Run(e *env) error {
-	c, err := e.client()
-	if err != nil {
-		return err
-	}
-	v, err := c.Skill(e.ctx, s.Name)
-	if err != nil {
-		return err
-	}
-	return e.show(v, func() {
+	return answer(e, func(c *client.Client) (host.Skill, error) { return c.Skill(e.ctx, s.Name) }, func(v host.Skill) {
 		e.printf("%s %s: %s\nmodule %s\nimage  %s\nengine %s\npushed by %s at %s\n\nasks for\n", v.Name, plain(v.Version), plain(v.Description), v.Module, v.Image, plain(v.Engine), plain(v.PushedBy), when(v.PushedAt))
 		var rows [][]string
 		for _, u := range v.Manifest.Operations {

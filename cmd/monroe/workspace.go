@@ -7,6 +7,7 @@ import (
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/api/client"
 	"github.com/getmonroe/monroe/host/config"
 )
 
@@ -18,15 +19,7 @@ type workspaceCmd struct {
 type workspaceShow struct{}
 
 func (workspaceShow) Run(e *env) error {
-	c, err := e.client()
-	if err != nil {
-		return err
-	}
-	v, err := c.Workspace(e.ctx)
-	if err != nil {
-		return err
-	}
-	return e.show(v, func() {
+	return answer(e, func(c *client.Client) (api.WorkspaceView, error) { return c.Workspace(e.ctx) }, func(v api.WorkspaceView) {
 		e.printf("workspace %s, policy version %d, cap %s a month\nwalls around guests: %s\nyou are %s (%s)\n\n%s", v.Workspace, v.Version, v.CapUSD, v.Level, plain(v.Caller.Name), v.Caller.Role, block(v.Config, ""))
 	})
 }
@@ -82,15 +75,7 @@ func readConfig(path string) (in api.ApplyInput, err error) {
 type spendCmd struct{}
 
 func (spendCmd) Run(e *env) error {
-	c, err := e.client()
-	if err != nil {
-		return err
-	}
-	v, err := c.Spend(e.ctx)
-	if err != nil {
-		return err
-	}
-	return e.show(v, func() {
+	return answer(e, func(c *client.Client) (api.SpendView, error) { return c.Spend(e.ctx) }, func(v api.SpendView) {
 		e.printf("%s: settled %s, reserved %s, cap %s\n", v.Period, abi.MicroUSD(v.Settled), abi.MicroUSD(v.Reserved), abi.MicroUSD(v.CapMicro))
 	})
 }
