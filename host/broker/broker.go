@@ -181,7 +181,7 @@ func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry)
 		return
 	}
 	if o, ok := own(c.req.Op); ok {
-		b.planOwn(s, c, o)
+		b.planOwn(c, o, past)
 		return
 	}
 	operation, args, denial := b.operation(c.req)

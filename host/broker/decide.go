@@ -44,7 +44,6 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 		err = s.write(ctx, b.Store, d.waitForBudget)
 	}
 	if errors.Is(err, errOver) {
-		c.reserved = 0
 		c.denial = abi.Deny(abi.Budget, fmt.Sprintf("the call can cost %s, which is more than is left of this run's %s", c.plan.Ceiling, s.Run.Budget), "do less, or start the run again with a higher ceiling")
 		return grant.Permit{}, nil
 	}
@@ -103,7 +102,7 @@ func (d *decision) commit(tx *store.Tx) error {
 			return err
 		}
 	}
-	if err := d.reserve(tx); err != nil || c.denial != nil {
+	if err := d.reserve(tx); err != nil {
 		return err
 	}
 	permit, ok := c.verdict.Permit(d.consent, c.reserved >= c.plan.Ceiling)
@@ -245,7 +244,7 @@ func (d *decision) reserve(tx *store.Tx) error {
 
 // waitForBudget parks the run until the cap is raised or the month is over.
 func (d *decision) waitForBudget(tx *store.Tx) error {
-	d.c.reserved, d.consent = 0, nil
+	d.consent = nil // it was given back with the rest
 	d.wait, d.tell = host.WaitBudget, fmt.Sprintf("Out of budget, raise cap to continue (the next call can cost %s, the cap is %s a month)", d.c.plan.Ceiling, d.rules.Cap)
 	if err := d.record(); err != nil {
 		return err

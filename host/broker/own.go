@@ -74,12 +74,12 @@ const (
 	maxKVMemory = 16 << 20 // of one skill
 )
 
-func (b *Broker) planOwn(s *Session, c *call, own ownOp) {
+func (b *Broker) planOwn(c *call, own ownOp, past *pastEntry) {
 	c.own = own
 	c.value = own.effect == abi.EffectNone || c.req.Op == abi.OpKVGet || c.req.Op == abi.OpKVList
 	c.action = grant.Action{Op: c.req.Op, Effect: own.effect, Audience: label.Only("workspace")}
-	if e, err := s.Log.Recall(c.n, c.fp); err == nil && e != nil { // only a timer stops between asking and its answer
-		c.started, c.recorded = e.Started, true
+	if past != nil { // only a timer stops between asking and its answer
+		c.started, c.recorded = past.Started, true
 	}
 }
 

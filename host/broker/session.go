@@ -50,7 +50,7 @@ func (s *Session) Flush(ctx context.Context, st *store.Store) error {
 }
 
 // write runs fn in a transaction that also carries every record and leaf of this
-// session, those that fn adds included. After an error other than errShort the run
+// session, those that fn adds included. After an error other than errShort and errOver the run
 // must stop: the store is behind what the session says.
 func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx) error) error {
 	err := st.Write(ctx, func(tx *store.Tx) error {
