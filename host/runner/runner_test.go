@@ -50,6 +50,14 @@ func (fakeWorld) Plan(context.Context, connectors.Call) (connectors.Plan, *abi.D
 func (fakeWorld) Perform(context.Context, grant.Permit, connectors.Call, connectors.Plan, func(string)) broker.Outcome {
 	return broker.Outcome{}
 }
+
+func (fakeWorld) PlanProbe(connectors.Call, connectors.Plan) (connectors.Plan, *abi.Denial) {
+	return connectors.Plan{}, abi.Deny(abi.Unsupported, "none", "")
+}
+
+func (fakeWorld) Probe(context.Context, grant.Permit, connectors.Call, connectors.Plan, connectors.Plan) broker.Outcome {
+	return broker.Outcome{}
+}
 func (fakeWorld) Preview(string, connectors.Plan) host.Preview { return host.Preview{} }
 
 // fakeSpawner starts workers that follow a script each.
