@@ -21,7 +21,7 @@ import (
 // an effect, everything that has to be true before the first byte leaves is written
 // in one transaction: the call with its frozen bytes, the reservation, the use of
 // the approval, the attempt, the audit leaf.
-func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit, error) {
+func (b *Broker) decide(ctx context.Context, s *Session, c *call, past *pastEntry) (grant.Permit, error) {
 	if c.denial != nil {
 		return grant.Permit{}, nil
 	}
@@ -33,6 +33,9 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 	}
 	if c.own.do != nil {
 		return grant.Permit{}, b.decideOwn(ctx, s, c)
+	}
+	if missing := b.World.Ready(ctx, c.plan); missing != nil {
+		return grant.Permit{}, b.waitForConnector(ctx, s, c, past, missing)
 	}
 	if c.verdict.Outcome == grant.Allow && c.action.Effect == abi.EffectRead && c.plan.Ceiling == 0 && !c.recorded {
 		permit, _ := c.verdict.Permit(nil, false)

@@ -111,7 +111,7 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 		return api.ApplyResult{}, err
 	}
 	w.put(built, broker.Rules{Policy: policy, Cap: limit, Owner: w.owner.Email})
-	return api.ApplyResult{Version: policy.Version, Grants: len(grants), Changes: changes}, w.runner.WakeBudget()
+	return api.ApplyResult{Version: policy.Version, Grants: len(grants), Changes: changes}, w.runner.Recheck()
 }
 
 // checkConfig holds a configuration to this workspace and its operator.
