@@ -166,4 +166,3 @@ func contains(list []string, s string) bool {
 	}
 	return false
 }
-
