@@ -40,6 +40,9 @@ const (
 	KindApproval Kind = "approval" // a person's answer
 	KindAdmin    Kind = "admin"    // a change of configuration, skills or tokens
 	KindAlarm    Kind = "alarm"    // a worker tried what it may not
+	KindProbe    Kind = "probe"    // a look for the effect of an attempt that was cut off
+	KindUnknown  Kind = "unknown"  // nobody can tell what an attempt did: a person is asked
+	KindResolved Kind = "resolved" // a person's word on it, or that there was none in time
 )
 
 // Leaf is one entry. Fields only grow; the body is its JSON.

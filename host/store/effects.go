@@ -42,12 +42,6 @@ func (tx *Tx) Approval(id host.ApprovalID) (Approval, error) {
 	return a, absent(err)
 }
 
-// ApprovalOf returns the approval that a run's call waits for.
-func (tx *Tx) ApprovalOf(run host.RunID, call uint32) (Approval, error) {
-	a, err := scanApproval(tx.row(`SELECT `+approvalColumns+` FROM approval WHERE ws = ? AND run_id = ? AND call_no = ?`, tx.ws, run, call).Scan)
-	return a, absent(err)
-}
-
 // Approvals lists approvals, oldest first; an empty state lists all.
 func (tx *Tx) Approvals(state host.ApprovalState) (list []Approval, err error) {
 	err = tx.each(func(r *sql.Rows) error {
