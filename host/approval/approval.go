@@ -8,7 +8,8 @@
 //     was shown and the label of what the run held. A single flipped bit in any of them voids it.
 //  2. Its state alone says nothing: a yes carries a MAC of its own. It is used once: one conditional update, in the transaction that writes the
 //     attempt.
-//  3. It expires. After that, and after the run has ended, it is worth nothing.
+//  3. It expires. After that, after the run has ended, and after the rules have
+//     changed, it is worth nothing, and gives back what was reserved for it.
 //  4. The answer must name the digest that was shown. Who answers is a person with
 //     the right to; never a run.
 //
@@ -51,6 +52,7 @@ type Detail struct {
 	Key         string         `json:"key"`
 	Resources   []string       `json:"resources"`
 	Requester   host.Principal `json:"requester"`
+	Policy      int64          `json:"policy"` // version of the rules that asked
 }
 
 // Question is what is to be asked.
@@ -66,12 +68,14 @@ type Question struct {
 	Held      label.Set
 	Key       string
 	Preview   host.Preview
+	Policy    int64 // version of the rules that ask
 }
 
 func (q *Question) detail() Detail {
 	return Detail{
 		Digest: q.Digest, Destination: q.Plan.Destination, Account: q.Plan.Account, Module: q.Run.Module, Label: q.Held,
 		Readers: q.Plan.Audience, Preview: q.Preview, Operation: q.Pinned, Key: q.Key, Resources: q.Plan.Resources, Requester: q.Run.OnBehalfOf,
+		Policy: q.Policy,
 	}
 }
 
@@ -182,6 +186,10 @@ func Take(tx *store.Tx, keys *vault.Keyset, q Question, again bool, now time.Tim
 	if (a.State == host.ApprovalUsed || a.State == host.ApprovalApproved) && !keys.VerifyMAC(yesPurpose, yes(a.ID, a.BoundMAC, a.DecidedBy), a.VerdictMAC) {
 		return nil, a.Approval, fmt.Errorf("%w: no person's yes belongs to its state", ErrBroken)
 	}
+	if d.Policy != want.Policy { // what was shown was decided by rules that are gone
+		a.State = host.ApprovalVoid
+		return nil, a.Approval, nil
+	}
 	if a.State == host.ApprovalUsed && again {
 		return consent{d.Digest}, a.Approval, nil
 	}
@@ -242,7 +250,7 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name))
 		err = errors.Join(e, tx.SetVerdictMAC(id, proof), tx.Forgive(a.Skill, a.Operation, mac))
 	} else {
-		err = tx.Reject(a.Skill, a.Operation, mac)
+		err = errors.Join(tx.Reject(a.Skill, a.Operation, mac), tx.ReleaseHold(a.Run, a.Call))
 	}
 	a.State, a.DecidedBy, a.DecidedAt = to, by.Name, now.UTC()
 	return a.Approval, err

@@ -66,6 +66,7 @@ type Leaf struct {
 	Request  string       `json:"request,omitempty"`
 	Reserved abi.MicroUSD `json:"reserved,omitempty"`
 	Cost     abi.MicroUSD `json:"cost,omitempty"`
+	Period   string       `json:"period,omitempty"` // month, in UTC, that the cost belongs to
 	BytesOut int64        `json:"bytes_out,omitempty"`
 	BytesIn  int64        `json:"bytes_in,omitempty"`
 	Detail   string       `json:"detail,omitempty"` // never text of a guest

@@ -158,7 +158,8 @@ type call struct {
 	held      label.Set // what the run held when it asked
 	verdict   grant.Verdict
 	reserved  abi.MicroUSD
-	decided   bool // a decision leaf exists
+	period    string // the month that reserved belongs to
+	decided   bool   // a decision leaf exists
 	attempted bool
 	lost      bool // an earlier attempt's outcome was lost in a crash
 

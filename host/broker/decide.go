@@ -40,6 +40,9 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 	}
 	d := decision{b: b, s: s, c: c, rules: rules, now: b.Now()}
 	err := s.write(ctx, b.Store, d.commit)
+	if errors.Is(err, errStale) {
+		return b.decide(ctx, s, c)
+	}
 	if errors.Is(err, errShort) { // nothing of the transaction remains
 		err = s.write(ctx, b.Store, d.waitForBudget)
 	}
@@ -60,9 +63,10 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 	return d.permit, nil
 }
 
-// What undoes a decision that there is no money for, the use of its approval
-// included.
+// What undoes a decision that the rules changed under or that there is no money for,
+// the use of its approval included.
 var (
+	errStale = errors.New("the rules changed while the call was decided")
 	errShort = errors.New("the month's cap is reached")
 	errOver  = errors.New("the run's own ceiling is reached")
 )
@@ -81,12 +85,18 @@ type decision struct {
 	wait    host.WaitKind
 	tell    string
 	warn    int
+	held    abi.MicroUSD // by the question that is asked
 }
 
 // commit is the transaction. What can fail for want of consent or money comes
 // first; only then is anything written down.
 func (d *decision) commit(tx *store.Tx) error {
 	c := d.c
+	// The last look at the rules. They change inside a transaction of the same store,
+	// so none can be withdrawn between here and the durable attempt.
+	if d.b.Rules() != d.rules {
+		return errStale
+	}
 	if c.attempts > 0 && !repeatable(c.op.Replay) {
 		var err error
 		c.cost, err = d.settleOpen(tx)
@@ -128,6 +138,7 @@ func (d *decision) seekConsent(tx *store.Tx) error {
 	q := approval.Question{
 		Run: d.s.Run, Call: c.n, Operation: c.op, Pinned: d.b.World.Pinned(c.op.Name), Plan: c.plan, Digest: c.action.Digest,
 		Effect: c.verdict.Effect, Why: c.verdict.Why, Held: c.held, Key: c.invoke.Key,
+		Policy: d.rules.Policy.Version,
 	}
 	if c.approval == "" {
 		return d.ask(tx, q)
@@ -157,7 +168,9 @@ func (d *decision) unapproved(tx *store.Tx, a host.Approval) error {
 		d.c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("%s said no to %s", a.DecidedBy, d.c.op.Name), "do not ask for the same again; do something else or end")
 	case host.ApprovalExpired:
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("nobody answered within %s", approval.Life), "ask again in a new call, if it is still wanted")
-	case host.ApprovalApproved, host.ApprovalUsed, host.ApprovalVoid:
+	case host.ApprovalVoid:
+		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("the rules changed after the approval %s was asked for, so it is void", a.ID), "ask again in a new call, if it is still wanted")
+	case host.ApprovalApproved, host.ApprovalUsed:
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("the approval %s is %s", a.ID, a.State), "ask again in a new call, if it is still wanted")
 	}
 	return nil
@@ -177,6 +190,13 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 	if noes >= approval.StickyRejections {
 		c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("people said no %d times to %s for this destination", noes, c.op.Name), "it is not asked again; a person of the workspace has to start it differently")
 		return nil
+	}
+	if c.plan.Ceiling > 0 {
+		short, warn, err := spend.Hold(tx, d.s.Run, c.n, c.plan.Ceiling, d.rules.Cap, d.now)
+		if err := shortage(short, err); err != nil {
+			return err
+		}
+		d.held, d.warn = c.plan.Ceiling, warn
 	}
 	q.Preview = d.b.World.Preview(c.op.Name, c.plan)
 	if d.asked, err = approval.Ask(tx, d.b.Keys, q, d.now); err != nil {
@@ -229,7 +249,24 @@ func (d *decision) reserve(tx *store.Tx) error {
 	if c.plan.Ceiling == 0 {
 		return nil
 	}
+	amount, period, err := tx.UseHold(d.s.Run.ID, c.n, c.attempts+1)
+	if err == nil { // reserved when a person was asked, in the month of that moment
+		c.reserved, c.period = amount, period
+		return nil
+	}
+	if !errors.Is(err, host.ErrNotFound) {
+		return err
+	}
 	short, warn, err := spend.Reserve(tx, d.s.Run, c.n, c.attempts+1, c.plan.Ceiling, d.rules.Cap, d.now)
+	if err := shortage(short, err); err != nil {
+		return err
+	}
+	c.reserved, c.period, d.warn = c.plan.Ceiling, spend.Period(d.now), warn
+	return nil
+}
+
+// shortage turns a reservation that was not made into what undoes the transaction.
+func shortage(short spend.Shortage, err error) error {
 	switch {
 	case err != nil:
 		return err
@@ -238,14 +275,13 @@ func (d *decision) reserve(tx *store.Tx) error {
 	case short == spend.NoBudget:
 		return errOver
 	}
-	c.reserved, d.warn = c.plan.Ceiling, warn
 	return nil
 }
 
 // waitForBudget parks the run until the cap is raised or the month is over.
 func (d *decision) waitForBudget(tx *store.Tx) error {
 	d.consent = nil // it was given back with the rest
-	d.wait, d.tell = host.WaitBudget, fmt.Sprintf("Out of budget, raise cap to continue (the next call can cost %s, the cap is %s a month)", d.c.plan.Ceiling, d.rules.Cap)
+	d.wait, d.tell = host.WaitBudget, spend.OutOfBudget
 	if err := d.record(); err != nil {
 		return err
 	}
@@ -287,7 +323,7 @@ func (d *decision) leaf(verdict string) error {
 	if err != nil {
 		return err
 	}
-	l.Verdict, l.Reserved = verdict, d.c.reserved
+	l.Verdict, l.Reserved = verdict, d.c.reserved+d.held
 	if d.consent != nil || verdict == "ask" {
 		l.Approval = d.asked.ID
 	}

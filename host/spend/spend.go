@@ -7,6 +7,10 @@
 //     the run's own budget.
 //  2. A reservation is settled once. What is unknown stays spent in full.
 //  3. Each warning is given once in a month.
+//  4. A reservation belongs to the month in which it was made, also when it is used
+//     or settled in another.
+//  5. What is held while a person is asked counts as reserved. It becomes the
+//     attempt's reservation on a yes, and is given back on anything else.
 //
 // It knows amounts, months and budgets. It must not know what is bought.
 package spend
@@ -27,6 +31,8 @@ type Tx interface {
 	Reserve(run, root host.RunID, call uint32, attempt int, period string, amount abi.MicroUSD) error
 	Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD) error
 	SetWarned(scope string, percent int) error
+	Hold(run, root host.RunID, call uint32, period string, amount abi.MicroUSD) error
+	UseHold(run host.RunID, call uint32, attempt int) (amount abi.MicroUSD, period string, err error)
 }
 
 // Period is the calendar month in UTC that a moment belongs to.
@@ -37,6 +43,9 @@ func NextPeriod(t time.Time) time.Time {
 	y, m, _ := t.UTC().Date()
 	return time.Date(y, m+1, 1, 0, 0, 0, 0, time.UTC)
 }
+
+// OutOfBudget is what people are told of a run that waits for a higher cap.
+const OutOfBudget = "Out of budget, raise cap to continue"
 
 // Shortage says which limit a reservation would break.
 type Shortage string
@@ -53,6 +62,19 @@ var warnAt = [...]int{90, 75, 50}
 // Reserve puts amount aside for one attempt of a call, or says what is short. A
 // crossed warning is returned as its percentage, 0 for none.
 func Reserve(tx Tx, run host.Run, call uint32, attempt int, amount, limit abi.MicroUSD, now time.Time) (short Shortage, warn int, err error) {
+	return reserve(tx, run, amount, limit, now, func(period string) error {
+		return tx.Reserve(run.ID, run.Root, call, attempt, period, amount)
+	})
+}
+
+// Hold is Reserve for a call that a person is asked about first.
+func Hold(tx Tx, run host.Run, call uint32, amount, limit abi.MicroUSD, now time.Time) (short Shortage, warn int, err error) {
+	return reserve(tx, run, amount, limit, now, func(period string) error {
+		return tx.Hold(run.ID, run.Root, call, period, amount)
+	})
+}
+
+func reserve(tx Tx, run host.Run, amount, limit abi.MicroUSD, now time.Time, write func(period string) error) (short Shortage, warn int, err error) {
 	if amount < 0 {
 		return NoBudget, 0, fmt.Errorf("spend: a negative amount %d", amount)
 	}
@@ -72,7 +94,7 @@ func Reserve(tx Tx, run host.Run, call uint32, attempt int, amount, limit abi.Mi
 	if amount > limit-month.Settled-month.Reserved {
 		return NoCap, 0, nil
 	}
-	if err := tx.Reserve(run.ID, run.Root, call, attempt, Period(now), amount); err != nil {
+	if err := write(Period(now)); err != nil {
 		return NoCap, 0, err
 	}
 	used := month.Settled + month.Reserved + amount

@@ -72,16 +72,42 @@ func (tx *Tx) SetVerdictMAC(id host.ApprovalID, mac []byte) error {
 	return tx.change(`UPDATE approval SET verdict_mac = ? WHERE ws = ? AND approval_id = ?`, mac, tx.ws, id)
 }
 
-// Expired lists runs whose approval has run out, and marks those expired.
+// Expired lists runs whose approval has run out, marks those expired and gives back
+// what they held.
 func (tx *Tx) Expired(now time.Time) (runs []host.RunID, err error) {
+	return tx.endQuestions(`UPDATE approval SET state = 'expired' WHERE ws = ? AND state IN ('pending','approved') AND expires_at <= ? RETURNING run_id, call_no`, tx.ws, now.UnixMilli())
+}
+
+// VoidAll voids every open approval of the workspace, gives back what they held and
+// returns the runs that asked.
+func (tx *Tx) VoidAll() ([]host.RunID, error) {
+	return tx.endQuestions(`UPDATE approval SET state = 'void' WHERE ws = ? AND state IN ('pending','approved') RETURNING run_id, call_no`, tx.ws)
+}
+
+// VoidApproval voids what a call asked for, if that is still open, and gives back
+// what it held.
+func (tx *Tx) VoidApproval(run host.RunID, call uint32) error {
+	_, err := tx.endQuestions(`UPDATE approval SET state = 'void' WHERE ws = ? AND run_id = ? AND call_no = ? AND state IN ('pending','approved') RETURNING run_id, call_no`, tx.ws, run, call)
+	return errors.Join(err, tx.ReleaseHold(run, call))
+}
+
+// endQuestions runs a statement that ends approvals and returns their runs and calls.
+func (tx *Tx) endQuestions(query string, args ...any) (runs []host.RunID, err error) {
+	var calls []uint32
 	err = tx.each(func(r *sql.Rows) error {
 		var id host.RunID
-		if err := r.Scan(&id); err != nil {
+		var call uint32
+		if err := r.Scan(&id, &call); err != nil {
 			return err
 		}
-		runs = append(runs, id)
+		runs, calls = append(runs, id), append(calls, call)
 		return nil
-	}, `UPDATE approval SET state = 'expired' WHERE ws = ? AND state IN ('pending','approved') AND expires_at <= ? RETURNING run_id`, tx.ws, now.UnixMilli())
+	}, query, args...)
+	for i, id := range runs {
+		if err == nil {
+			err = tx.ReleaseHold(id, calls[i])
+		}
+	}
 	return runs, err
 }
 
@@ -169,6 +195,31 @@ func (tx *Tx) Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD
 	return nil
 }
 
+// hold is the attempt number of a reservation that a question to a person holds.
+const hold = 0
+
+// Hold reserves what an asked call can cost while a person thinks.
+func (tx *Tx) Hold(run, root host.RunID, call uint32, period string, amount abi.MicroUSD) error {
+	return tx.Reserve(run, root, call, hold, period, amount)
+}
+
+// UseHold turns what a question held into the reservation of an attempt. It stays in
+// the month that it was reserved in, which is returned. Without one it is
+// host.ErrNotFound.
+func (tx *Tx) UseHold(run host.RunID, call uint32, attempt int) (amount abi.MicroUSD, period string, err error) {
+	err = tx.row(`UPDATE spend SET attempt = ? WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt = ? AND settled_micro IS NULL RETURNING reserved_micro, period`,
+		attempt, tx.ws, run, call, hold).Scan(&amount, &period)
+	return amount, period, absent(err)
+}
+
+// ReleaseHold gives back what a question held. One that holds nothing is no error.
+func (tx *Tx) ReleaseHold(run host.RunID, call uint32) error {
+	if err := tx.Settle(run, call, hold, 0); !errors.Is(err, host.ErrConflict) {
+		return err
+	}
+	return nil
+}
+
 // OpenReservations lists the attempts of a call that are not settled.
 func (tx *Tx) OpenReservations(run host.RunID, call uint32) (attempts []int, err error) {
 	err = tx.each(func(r *sql.Rows) error {
@@ -182,8 +233,9 @@ func (tx *Tx) OpenReservations(run host.RunID, call uint32) (attempts []int, err
 	return attempts, err
 }
 
-// SettleRun closes the reservations that a run leaves open when it ends. Each is
-// of an attempt whose outcome was lost, so it stays spent in full.
+// SettleRun closes the reservations that a run leaves open when it ends. What a
+// question held is given back; the rest is of attempts whose outcome was lost, so it
+// stays spent in full.
 func (tx *Tx) SettleRun(run host.RunID) error {
 	type open struct {
 		call    uint32
@@ -200,6 +252,9 @@ func (tx *Tx) SettleRun(run host.RunID) error {
 		return nil
 	}, `SELECT call_no, attempt, reserved_micro FROM spend WHERE ws = ? AND run_id = ? AND settled_micro IS NULL`, tx.ws, run)
 	for _, o := range list {
+		if o.attempt == hold {
+			o.amount = 0
+		}
 		if err == nil {
 			err = tx.Settle(run, o.call, o.attempt, o.amount)
 		}
