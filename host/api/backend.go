@@ -104,7 +104,10 @@ type SpendView struct {
 	Period   string `json:"period"`
 	CapMicro int64  `json:"cap_micro_usd"`
 	Settled  int64  `json:"settled_micro_usd"`
-	Reserved int64  `json:"reserved_micro_usd"`
+	Reserved int64  `json:"reserved_micro_usd" doc:"for calls under way and for questions that wait for a person"`
+	Warned   int    `json:"warned_percent" doc:"the highest percentage of the cap that was warned of this month: 0, 50, 75 or 90"`
+	Waiting  int    `json:"waiting_runs" doc:"runs that wait for a higher cap or the next month"`
+	Notice   string `json:"notice,omitempty" doc:"set while a run waits for budget"`
 }
 
 // AuditView is a part of the transparency log.

@@ -39,6 +39,7 @@ const (
 	KindEnd      Kind = "run_end"
 	KindApproval Kind = "approval" // a person's answer
 	KindAdmin    Kind = "admin"    // a change of configuration, skills or tokens
+	KindSpend    Kind = "spend"    // a warning of the month's cap, or a run that waits for a higher one
 	KindAlarm    Kind = "alarm"    // a worker tried what it may not
 )
 

@@ -85,7 +85,7 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		}
 	case KindAlarm:
 		b.Alarms++
-	case KindStart, KindEnd, KindAdmin:
+	case KindStart, KindEnd, KindAdmin, KindSpend:
 	default:
 		return bad("unknown kind %q", l.Kind)
 	}

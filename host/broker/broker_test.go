@@ -947,3 +947,76 @@ func TestAListOfKeysIsSortedAndCut(t *testing.T) {
 		t.Error(got.Keys)
 	}
 }
+
+// A run that goes in circles is refused, and stopped if it does not heed it. A read
+// without a price and another request are no circle.
+func TestTheSameCallAgainAndAgainIsRefusedAndThenStopsTheRun(t *testing.T) {
+	for name, c := range map[string]struct{ limit, want int }{"default": {0, broker.DefaultIdentical}, "configured": {3, 3}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			h.rules.Identical = c.limit
+			n := uint32(0)
+			next := func() uint32 { n++; return n }
+			for range 3 * c.want {
+				h.ok(next(), use(abi.OpToolCall, "notes.read", "a", 0))
+			}
+			raw := use(abi.OpSend, "model.ask", "a", 1)
+			for range c.want {
+				h.ok(next(), raw)
+			}
+			h.crash() // the count is the journal's
+			for i := range c.want {
+				if d := h.refused(next(), raw, abi.Rate); d.Effect != abi.OutcomeNone {
+					t.Errorf("%+v", d)
+				}
+				h.ok(next(), use(abi.OpSend, "model.ask", "a", 2+i))
+			}
+			h.performed(3*c.want + 2*c.want)
+			if r, err := h.door.Do(t.Context(), h.s, next(), raw); !errors.Is(err, broker.ErrLoop) {
+				t.Errorf("%s, %v", r.Bytes, err)
+			}
+			h.performed(3*c.want + 2*c.want)
+			h.books()
+		})
+	}
+}
+
+// The three warnings of a month are events and leaves, once each.
+func TestWarningsAreToldAndWitnessedOnce(t *testing.T) {
+	h := newHouse(t)
+	h.rules.Cap = 100
+	h.start(1000)
+	var told []string
+	watch := func() {
+		h.s.Emit = func(e host.Event) {
+			if e.Kind == host.EventWarning {
+				told = append(told, e.Text)
+			}
+		}
+	}
+	watch()
+	h.world.answer = func(sent) broker.Outcome { return broker.Outcome{} } // cost unknown: spent in full
+	for n, cost := range []int{49, 1, 25, 14, 1} {
+		h.ok(uint32(n+1), use(abi.OpSend, "model.ask", "a", cost))
+		h.crash()
+		watch()
+	}
+	h.waits(6, use(abi.OpSend, "model.ask", "a", 11), host.WaitBudget)
+	var leaves []string
+	for _, l := range h.leaves() {
+		if l.Kind == audit.KindSpend {
+			if l.Period != "2026-03" || l.Run != h.run {
+				t.Errorf("%+v", l)
+			}
+			leaves = append(leaves, l.Detail)
+		}
+	}
+	var want []string
+	for _, p := range []int{50, 75, 90} {
+		want = append(want, fmt.Sprintf("%d %% of this month's cap of $0.0001 is used or reserved", p))
+	}
+	if !slices.Equal(told, want) || !slices.Equal(leaves, append(want, "Out of budget, raise cap to continue")) {
+		t.Errorf("told %q, witnessed %q", told, leaves)
+	}
+	h.books()
+}

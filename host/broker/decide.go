@@ -34,6 +34,9 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 	if c.own.do != nil {
 		return grant.Permit{}, b.decideOwn(ctx, s, c)
 	}
+	if breaks(s, c, rules.Identical); c.denial != nil {
+		return grant.Permit{}, nil
+	}
 	if c.verdict.Outcome == grant.Allow && c.action.Effect == abi.EffectRead && c.plan.Ceiling == 0 && !c.recorded {
 		permit, _ := c.verdict.Permit(nil, false)
 		return permit, nil
@@ -50,6 +53,9 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 		c.denial = abi.Deny(abi.Budget, fmt.Sprintf("the call can cost %s, which is more than is left of this run's %s", c.plan.Ceiling, s.Run.Budget), "do less, or start the run again with a higher ceiling")
 		return grant.Permit{}, nil
 	}
+	if err == nil && d.warn > 0 {
+		s.emit(host.Event{Kind: host.EventWarning, Text: d.warning()})
+	}
 	switch {
 	case err != nil:
 		return grant.Permit{}, err
@@ -57,10 +63,25 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 		s.emit(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: d.tell, Approval: d.asked.ID})
 		return grant.Permit{}, ErrSuspended
 	}
-	if d.warn > 0 {
-		s.emit(host.Event{Kind: host.EventWarning, Text: fmt.Sprintf("%d %% of this month's cap of %s is used or reserved", d.warn, rules.Cap)})
-	}
 	return d.permit, nil
+}
+
+// breaks refuses the call of a run that goes in circles: the same request with an
+// effect or a price, more often than the limit says.
+func breaks(s *Session, c *call, limit int) {
+	if limit == 0 {
+		limit = DefaultIdentical
+	}
+	e := c.verdict.Effect
+	if c.recorded || !e.Asks() && e != abi.EffectMetered && c.plan.Ceiling == 0 {
+		return
+	}
+	before := s.Log.Same(c.fp)
+	if before < limit {
+		return
+	}
+	c.loop = before >= 2*limit
+	c.denial = abi.Deny(abi.Rate, fmt.Sprintf("the run made this very call %d times; at most %d are allowed", before, limit), "do something else or end; a run that goes on with it is stopped")
 }
 
 // What undoes a decision that the rules changed under or that there is no money for,
@@ -196,7 +217,8 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 		if err := shortage(short, err); err != nil {
 			return err
 		}
-		d.held, d.warn = c.plan.Ceiling, warn
+		d.held = c.plan.Ceiling
+		d.warned(warn)
 	}
 	q.Preview = d.b.World.Preview(c.op.Name, c.plan)
 	if d.asked, err = approval.Ask(tx, d.b.Keys, q, d.now); err != nil {
@@ -261,8 +283,20 @@ func (d *decision) reserve(tx *store.Tx) error {
 	if err := shortage(short, err); err != nil {
 		return err
 	}
-	c.reserved, c.period, d.warn = c.plan.Ceiling, spend.Period(d.now), warn
+	c.reserved, c.period = c.plan.Ceiling, spend.Period(d.now)
+	d.warned(warn)
 	return nil
+}
+
+// warned witnesses a warning that this reservation crossed.
+func (d *decision) warned(percent int) {
+	if d.warn = percent; percent > 0 {
+		d.s.witness(audit.Leaf{TimeMS: d.now.UnixMilli(), Kind: audit.KindSpend, Run: d.s.Run.ID, Call: d.c.n, Verdict: "warning", Period: spend.Period(d.now), Detail: d.warning()})
+	}
+}
+
+func (d *decision) warning() string {
+	return fmt.Sprintf("%d %% of this month's cap of %s is used or reserved", d.warn, d.rules.Cap)
 }
 
 // shortage turns a reservation that was not made into what undoes the transaction.
@@ -282,6 +316,7 @@ func shortage(short spend.Shortage, err error) error {
 func (d *decision) waitForBudget(tx *store.Tx) error {
 	d.consent = nil // it was given back with the rest
 	d.wait, d.tell = host.WaitBudget, spend.OutOfBudget
+	d.s.witness(audit.Leaf{TimeMS: d.now.UnixMilli(), Kind: audit.KindSpend, Run: d.s.Run.ID, Call: d.c.n, Verdict: "paused", Period: spend.Period(d.now), Detail: spend.OutOfBudget})
 	if err := d.record(); err != nil {
 		return err
 	}

@@ -26,6 +26,9 @@ type Workspace struct {
 	Version   int            `yaml:"version" json:"version" enum:"1" doc:"form of this file"`
 	Workspace host.Workspace `yaml:"workspace" json:"workspace" pattern:"^[a-z][a-z0-9-]{1,31}$" doc:"the workspace that this is for"`
 	CapUSD    string         `yaml:"cap_usd" json:"cap_usd" pattern:"^[0-9]{1,9}(\\.[0-9]{1,6})?$" doc:"monthly cap in dollars, as text"`
+	// IdenticalCalls breaks loops: what is over it is refused, and a run that makes
+	// twice as many is stopped. 0 means the default of 10.
+	IdenticalCalls int `yaml:"identical_calls,omitempty" json:"identical_calls,omitempty" minimum:"1" maximum:"10000" doc:"how often a run may make the same call with an effect or a price; 10 if absent"`
 	// Connectors are the folders and mailboxes that may be granted at all.
 	Connectors []Connector `yaml:"connectors,omitempty" json:"connectors,omitempty"`
 	Grants     []Grant     `yaml:"grants,omitempty" json:"grants,omitempty"`
@@ -140,6 +143,9 @@ func ParseWorkspace(text []byte) (*Workspace, error) {
 	}
 	if _, err := ParseUSD(w.CapUSD); err != nil {
 		return nil, problem("CONFIG_CAP", "workspace.yaml: cap_usd: %v", err)
+	}
+	if w.IdenticalCalls < 0 || w.IdenticalCalls > 10_000 {
+		return nil, problem("CONFIG_IDENTICAL", "workspace.yaml: identical_calls: 1 to 10000, or leave it out for the default")
 	}
 	seen := map[string]bool{}
 	for _, c := range w.Connectors {

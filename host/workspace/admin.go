@@ -119,7 +119,7 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 		// In force before the next transaction: what a call is decided by is looked at
 		// once more in the one that writes its attempt. If this one cannot be committed,
 		// the store is closed and the daemon stops.
-		w.put(built, broker.Rules{Policy: policy, Cap: limit, Owner: w.owner.Email})
+		w.put(built, broker.Rules{Policy: policy, Cap: limit, Owner: w.owner.Email, Identical: cfg.IdenticalCalls})
 		return nil
 	})
 	if err != nil {
