@@ -17,10 +17,10 @@
 package approval
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -97,9 +97,20 @@ func bound(a *host.Approval, d *Detail) ([]byte, error) {
 		Why       string
 		Requester host.PrincipalID
 		Ceiling   abi.MicroUSD
+		Created   int64
 		Expires   int64
 		Detail    *Detail
-	}{a.ID, a.Run, a.Call, a.Skill, a.Operation, a.Effect, a.Why, a.Requester, a.Ceiling, a.ExpiresAt.UnixMilli(), d})
+	}{a.ID, a.Run, a.Call, a.Skill, a.Operation, a.Effect, a.Why, a.Requester, a.Ceiling, a.CreatedAt.UnixMilli(), a.ExpiresAt.UnixMilli(), d})
+}
+
+// bound is what the MAC of an approval would cover if this question had been shown as
+// it stands now. Only what a question does not know is taken from the approval.
+func (q *Question) bound(a host.Approval, shown host.Preview) ([]byte, error) {
+	d := q.detail()
+	d.Preview = shown
+	a.Run, a.Call, a.Skill, a.Operation, a.Effect = q.Run.ID, q.Call, q.Run.Skill, q.Operation.Name, q.Effect
+	a.Requester, a.Ceiling = q.Run.OnBehalfOf.ID, q.Plan.Ceiling
+	return bound(&a, &d)
 }
 
 // Ask stores a pending approval.
@@ -157,9 +168,9 @@ func (c consent) Approves(d abi.Digest) bool { return c.digest == d }
 const yesPurpose = "approval/yes/1"
 
 // yes is what the MAC of a person's yes covers: what the approval is bound to, and
-// who said it.
-func yes(id host.ApprovalID, bound []byte, by string) []byte {
-	return fmt.Appendf(nil, "%s|%x|%s", id, bound, by)
+// who said it and when.
+func yes(id host.ApprovalID, bound []byte, by string, at time.Time) []byte {
+	return fmt.Appendf(nil, "%s|%x|%d|%s", id, bound, at.UnixMilli(), by)
 }
 
 // Consent is what Take returns on a yes.
@@ -178,17 +189,23 @@ func Take(tx *store.Tx, keys *vault.Keyset, q Question, again bool, now time.Tim
 	if err != nil {
 		return nil, a.Approval, err
 	}
-	want := q.detail()
-	if d.Digest != want.Digest || d.Destination != want.Destination || d.Account != want.Account || d.Module != want.Module ||
-		d.Operation != want.Operation || !slices.Equal(d.Resources, want.Resources) || !slices.Equal(d.Readers, want.Readers) || d.Label.String() != want.Label.String() || a.Run != q.Run.ID || a.Call != q.Call {
-		return nil, a.Approval, fmt.Errorf("%w: the call is not the one that was shown", ErrBroken)
-	}
-	if (a.State == host.ApprovalUsed || a.State == host.ApprovalApproved) && !keys.VerifyMAC(yesPurpose, yes(a.ID, a.BoundMAC, a.DecidedBy), a.VerdictMAC) {
-		return nil, a.Approval, fmt.Errorf("%w: no person's yes belongs to its state", ErrBroken)
-	}
-	if d.Policy != want.Policy { // what was shown was decided by rules that are gone
+	if d.Policy != q.Policy { // what was shown was decided by rules that are gone
 		a.State = host.ApprovalVoid
 		return nil, a.Approval, nil
+	}
+	shown, err := bound(&a.Approval, &d)
+	if err != nil {
+		return nil, a.Approval, err
+	}
+	asked, err := q.bound(a.Approval, d.Preview)
+	if err != nil {
+		return nil, a.Approval, err
+	}
+	if !bytes.Equal(shown, asked) {
+		return nil, a.Approval, fmt.Errorf("%w: the call is not the one that was shown", ErrBroken)
+	}
+	if (a.State == host.ApprovalUsed || a.State == host.ApprovalApproved) && !keys.VerifyMAC(yesPurpose, yes(a.ID, a.BoundMAC, a.DecidedBy, a.DecidedAt), a.VerdictMAC) {
+		return nil, a.Approval, fmt.Errorf("%w: no person's yes belongs to its state", ErrBroken)
 	}
 	if a.State == host.ApprovalUsed && again {
 		return consent{d.Digest}, a.Approval, nil
@@ -247,7 +264,7 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 		return a.Approval, err
 	}
 	if approve {
-		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name))
+		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name, now))
 		err = errors.Join(e, tx.SetVerdictMAC(id, proof), tx.Forgive(a.Skill, a.Operation, mac))
 	} else {
 		err = errors.Join(tx.Reject(a.Skill, a.Operation, mac), tx.ReleaseHold(a.Run, a.Call))
