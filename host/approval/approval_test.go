@@ -25,6 +25,7 @@ var (
 
 type desk struct {
 	t     *testing.T
+	dir   string
 	store *store.Store
 	keys  *vault.Keyset
 }
@@ -41,7 +42,7 @@ func newDesk(t *testing.T) *desk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &desk{t, s, keys}
+	d := &desk{t, dir, s, keys}
 	d.write(func(tx *store.Tx) error {
 		return errors.Join(tx.PutPrincipal(ann, now), tx.InsertRun(store.Run{
 			Run: question().Run, Key: []byte{1}, Start: []byte{1}, StartLabel: []byte{1},
@@ -91,13 +92,13 @@ func (d *desk) take(q approval.Question, again bool, at time.Time) (c approval.C
 }
 
 // Law 2.
-func TestTwoHundredTakesOfOneApprovalGiveOneConsent(t *testing.T) {
+func TestAThousandTakesOfOneApprovalGiveOneConsent(t *testing.T) {
 	d := newDesk(t)
 	a := d.ask()
 	if _, err := d.answer(a, true, now); err != nil {
 		t.Fatal(err)
 	}
-	const takers = 200
+	const takers = 1000
 	var start, wg sync.WaitGroup
 	var yes, used atomic.Int64
 	start.Add(1)
