@@ -42,8 +42,8 @@ type Backend interface {
 
 	Approvals(ctx context.Context, c host.Caller, state host.ApprovalState) ([]host.Approval, error)
 	Approval(ctx context.Context, c host.Caller, id host.ApprovalID) (ApprovalView, error)
-	// Decide records a person's answer. digest must be the one that was shown.
-	Decide(ctx context.Context, c host.Caller, id host.ApprovalID, approve bool, digest string) (host.Approval, error)
+	// Decide records a person's answer.
+	Decide(ctx context.Context, c host.Caller, id host.ApprovalID, in Decision) (host.Approval, error)
 
 	Spend(ctx context.Context, c host.Caller) (SpendView, error)
 	// Audit returns at most limit leaves from an index on, with the newest signed
@@ -152,6 +152,8 @@ type DoctorCheck struct {
 type Decision struct {
 	Decision Answer `json:"decision" enum:"approve,reject"`
 	Digest   string `json:"digest" doc:"the digest that was shown; a decision about another one is refused"`
+	// SeenBytes is needed for a yes to a preview that is raw.
+	SeenBytes bool `json:"seen_bytes,omitempty" doc:"the person looked at bytes that no renderer could show"`
 }
 
 // Answer is a person's word.

@@ -11,7 +11,8 @@
 //  3. It expires. After that, after the run has ended, and after the rules have
 //     changed, it is worth nothing, and gives back what was reserved for it.
 //  4. The answer must name the digest that was shown. Who answers is a person with
-//     the right to; never a run.
+//     the right to, by the workspace's rules; never a run. Bytes that nothing could
+//     show need a yes that says they were seen.
 //
 // It knows approvals and their states. It must not know how bytes are shown or sent.
 package approval
@@ -21,6 +22,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -229,9 +231,48 @@ func DestinationMAC(keys *vault.Keyset, skill, operation, destination string) ([
 	return keys.MAC("destination/1", fmt.Appendf(nil, "%q|%q|%q", skill, operation, destination))
 }
 
-// Answer records a person's decision. The caller must be allowed to approve, and
-// digest must be what was shown to him.
-func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller, approve bool, digest string, now time.Time) (host.Approval, error) {
+// Word is what a person says.
+type Word struct {
+	Approve bool
+	// Digest must be what was shown to him.
+	Digest string
+	// SeenBytes says that he looked at bytes that no renderer could show.
+	SeenBytes bool
+}
+
+// Approvers is a rule about who may say yes. The zero value lets every member.
+type Approvers struct {
+	Roles       []host.Role // one of them; empty: owner, admin or member
+	OtherPerson bool        // not the one for whom the run runs
+}
+
+// mayApprove says why a person may not say yes.
+func mayApprove(by host.Principal, d *Detail, w Word, rules []Approvers) error {
+	no := func(code, detail, remedy string) error {
+		return &host.Problem{Kind: host.ErrForbidden, Code: code, Detail: detail, Remedy: remedy}
+	}
+	for _, r := range rules {
+		if len(r.Roles) > 0 && !slices.Contains(r.Roles, by.Role) {
+			return no("APPROVER", fmt.Sprintf("%s is a %s; the workspace's approvers for this operation are others", by.Name, by.Role), fmt.Sprintf("ask one of: %v", r.Roles))
+		}
+		if r.OtherPerson && by.ID == d.Requester.ID {
+			return no("APPROVER", "the run runs for "+by.Name+", and the workspace wants another person to approve it", "ask another approver")
+		}
+	}
+	if d.Preview.Raw && !w.SeenBytes {
+		return no("UNINSPECTABLE", "no renderer can show these bytes; a yes has to say that they were looked at", "look at them with monroe approvals show, then approve with --i-have-seen-the-bytes")
+	}
+	return nil
+}
+
+// Answer records a person's decision, which rules let him make. A viewer decides
+// nothing; a no needs no more than being a member.
+func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller, w Word, rules []Approvers, now time.Time) (host.Approval, error) {
+	switch by.Role {
+	case host.RoleOwner, host.RoleAdmin, host.RoleMember:
+	default:
+		return host.Approval{}, &host.Problem{Kind: host.ErrForbidden, Code: "ROLE", Detail: "a viewer cannot answer approvals", Remedy: "ask a member"}
+	}
 	a, err := tx.Approval(id)
 	if err != nil {
 		return host.Approval{}, err
@@ -240,14 +281,17 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 	if err != nil {
 		return host.Approval{}, err
 	}
-	if digest != d.Digest.String() {
+	if w.Digest != d.Digest.String() {
 		return a.Approval, &host.Problem{
 			Kind: host.ErrConflict, Code: "APPROVAL_DIGEST", Detail: "the decision is about another digest than the approval's",
 			Remedy: "look at the approval again and decide on what it shows now",
 		}
 	}
 	to := host.ApprovalRejected
-	if approve {
+	if w.Approve {
+		if err := mayApprove(by.Principal, &d, w, rules); err != nil {
+			return a.Approval, err
+		}
 		to = host.ApprovalApproved
 	}
 	if err := tx.MoveApproval(id, host.ApprovalPending, to, by.Name, now, true); err != nil {
@@ -263,7 +307,7 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 	if err != nil {
 		return a.Approval, err
 	}
-	if approve {
+	if w.Approve {
 		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name, now))
 		err = errors.Join(e, tx.SetVerdictMAC(id, proof), tx.Forgive(a.Skill, a.Operation, mac))
 	} else {

@@ -142,7 +142,7 @@ func TestAnApprovalExpires(t *testing.T) {
 			if !early {
 				a := h.approval(1)
 				err := h.store.Write(t.Context(), func(tx *store.Tx) error {
-					_, err := approval.Answer(tx, h.keys, a.ID, host.Caller{Principal: person}, true, a.Digest, h.now)
+					_, err := approval.Answer(tx, h.keys, a.ID, host.Caller{Principal: person}, approval.Word{Approve: true, Digest: a.Digest}, nil, h.now)
 					return err
 				})
 				if !errors.Is(err, host.ErrConflict) {

@@ -318,7 +318,7 @@ func (h *house) answer(n uint32, yes bool) {
 	d, err := approval.Open(h.keys, &a)
 	h.must(err)
 	h.write(func(tx *store.Tx) error {
-		got, err := approval.Answer(tx, h.keys, a.ID, host.Caller{Principal: person}, yes, d.Digest.String(), h.now)
+		got, err := approval.Answer(tx, h.keys, a.ID, host.Caller{Principal: person}, approval.Word{Approve: yes, Digest: d.Digest.String()}, nil, h.now)
 		if err != nil {
 			return err
 		}

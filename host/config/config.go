@@ -32,7 +32,9 @@ type Workspace struct {
 	// Connectors are the folders and mailboxes that may be granted at all.
 	Connectors []Connector `yaml:"connectors,omitempty" json:"connectors,omitempty"`
 	Grants     []Grant     `yaml:"grants,omitempty" json:"grants,omitempty"`
-	Policies   []string    `yaml:"policies,omitempty" json:"policies,omitempty" doc:"Cedar files beside this one; they can only forbid"`
+	// Approvers narrow who may say yes. Every line that names the operation holds.
+	Approvers []Approvers `yaml:"approvers,omitempty" json:"approvers,omitempty"`
+	Policies  []string    `yaml:"policies,omitempty" json:"policies,omitempty" doc:"Cedar files beside this one; they can only forbid"`
 }
 
 // Connector is one outside thing under a name of the workspace's own.
@@ -47,6 +49,16 @@ type Connector struct {
 	// ModelMayRead lets a model at the operator's endpoint see what is in it.
 	ModelMayRead bool `yaml:"model_may_read,omitempty" json:"model_may_read,omitempty"`
 }
+
+// Approvers says who may approve calls of an operation.
+type Approvers struct {
+	Operation   string      `yaml:"operation" json:"operation" doc:"name of the operation, or * for all"`
+	Roles       []host.Role `yaml:"roles,omitempty" json:"roles,omitempty" enum:"owner,admin,member" doc:"only people of these roles; without it owner, admin and member"`
+	OtherPerson bool        `yaml:"other_person,omitempty" json:"other_person,omitempty" doc:"not the person for whom the run runs"`
+}
+
+// AnyOperation in a line of approvers means every operation.
+const AnyOperation = "*"
 
 // Grant is one line of the grant table.
 type Grant struct {
@@ -170,6 +182,16 @@ func ParseWorkspace(text []byte) (*Workspace, error) {
 		}
 		if g.Gate != host.GateDefault && g.Gate != host.GateAsk && g.Gate != host.GateDeny {
 			return nil, problem("CONFIG_GRANT", "grants: line %d: gate %q: leave it out, or write ask or deny", i+1, g.Gate)
+		}
+	}
+	for i, a := range w.Approvers {
+		if a.Operation == "" || len(a.Roles) == 0 && !a.OtherPerson {
+			return nil, problem("CONFIG_APPROVERS", "approvers: line %d needs an operation, and roles or other_person", i+1)
+		}
+		for _, r := range a.Roles {
+			if r != host.RoleOwner && r != host.RoleAdmin && r != host.RoleMember {
+				return nil, problem("CONFIG_APPROVERS", "approvers: line %d: role %q: owner, admin and member can approve", i+1, r)
+			}
 		}
 	}
 	for _, p := range w.Policies {

@@ -366,8 +366,13 @@ func TestAFullMonthIsFullAgainWhenTheClockIsSetBack(t *testing.T) {
 		at   time.Time
 		want spend.Shortage
 	}{
-		{now, spend.Enough}, {now, spend.NoCap}, {now.Add(time.Second), spend.Enough}, {now.Add(2 * time.Second), spend.NoCap},
-		{now, spend.NoCap}, {now.Add(-time.Hour), spend.NoCap}, {now.AddDate(1, 0, 0), spend.Enough},
+		{now, spend.Enough},
+		{now, spend.NoCap},
+		{now.Add(time.Second), spend.Enough},
+		{now.Add(2 * time.Second), spend.NoCap},
+		{now, spend.NoCap},
+		{now.Add(-time.Hour), spend.NoCap},
+		{now.AddDate(1, 0, 0), spend.Enough},
 	} {
 		call++
 		if err := s.Write(t.Context(), func(tx *store.Tx) error {

@@ -144,6 +144,12 @@ func (w *Workspace) checkConfig(cfg *config.Workspace, policies map[string]strin
 			return bad("CONFIG_POLICY", "the text of %s was not sent with it", p)
 		}
 	}
+	ops := w.world.Operations()
+	for _, a := range cfg.Approvers {
+		if a.Operation != config.AnyOperation && !slices.ContainsFunc(ops, func(o connectors.Operation) bool { return o.Name == a.Operation }) {
+			return bad("CONFIG_APPROVERS", "approvers: there is no operation %q", a.Operation)
+		}
+	}
 	for _, c := range cfg.Connectors {
 		// Symbolic links are resolved first, so that a link cannot lead out of what the
 		// operator opened or into the workspace's own secrets.
