@@ -11,6 +11,8 @@
 //     or settled in another.
 //  5. What is held while a person is asked counts as reserved. It becomes the
 //     attempt's reservation on a yes, and is given back on anything else.
+//  6. A child's budget is carved out of what is left of its parent's, and what it did
+//     not spend is back when it ends, once. So no tree of runs passes its root's budget.
 //
 // It knows amounts, months and budgets. It must not know what is bought.
 package spend
@@ -30,6 +32,8 @@ type Tx interface {
 	SpendTotal(scope string) (store.Total, error)
 	Reserve(run, root host.RunID, call uint32, attempt int, period string, amount abi.MicroUSD) error
 	Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD) error
+	Carve(parent, child host.RunID, amount abi.MicroUSD) error
+	GiveBack(child host.RunID) (spent abi.MicroUSD, err error)
 	SetWarned(scope string, percent int) error
 	Hold(run, root host.RunID, call uint32, period string, amount abi.MicroUSD) error
 	UseHold(run host.RunID, call uint32, attempt int) (amount abi.MicroUSD, period string, err error)
@@ -83,12 +87,12 @@ func reserve(tx Tx, run host.Run, amount, limit abi.MicroUSD, now time.Time, wri
 	if err != nil {
 		return NoCap, 0, err
 	}
-	tree, err := tx.SpendTotal(store.RunScope(run.Root))
+	own, err := tx.SpendTotal(store.RunScope(run.ID))
 	if err != nil {
 		return NoBudget, 0, err
 	}
 	// Subtract instead of adding, so that nothing can overflow.
-	if amount > run.Budget-tree.Settled-tree.Reserved {
+	if amount > run.Budget-own.Settled-own.Reserved {
 		return NoBudget, 0, nil
 	}
 	if amount > limit-month.Settled-month.Reserved {
@@ -109,6 +113,27 @@ func reserve(tx Tx, run host.Run, amount, limit abi.MicroUSD, now time.Time, wri
 	}
 	return Enough, warn, err
 }
+
+// Carve gives a child a budget of amount out of what is left of its parent's. The
+// child's run has to be stored with exactly this budget, in the same transaction.
+func Carve(tx Tx, parent host.Run, child host.RunID, amount abi.MicroUSD) (Shortage, error) {
+	if amount < 0 || child == parent.ID {
+		return NoBudget, fmt.Errorf("spend: a carve of %d for %s", amount, child)
+	}
+	own, err := tx.SpendTotal(store.RunScope(parent.ID))
+	if err != nil {
+		return NoBudget, err
+	}
+	if amount > parent.Budget-own.Settled-own.Reserved {
+		return NoBudget, nil
+	}
+	return Enough, tx.Carve(parent.ID, child, amount)
+}
+
+// GiveBack returns what an ended child left of its budget, and says what it spent, its
+// own children included. Its reservations must have been settled and its children
+// must have given back.
+func GiveBack(tx Tx, child host.RunID) (abi.MicroUSD, error) { return tx.GiveBack(child) }
 
 // Settle ends a reservation with what the call really cost. A nil cost is unknown:
 // the whole reservation stays spent. It returns what was booked.

@@ -142,8 +142,9 @@ type Total struct {
 	Warned            int // the highest percentage that was warned of
 }
 
-// RunScope names the total of a run and everything below it.
-func RunScope(root host.RunID) string { return "run:" + string(root) }
+// RunScope names the total of a run: its own calls, what is carved out for children,
+// and what ended children spent.
+func RunScope(run host.RunID) string { return "run:" + string(run) }
 
 // PeriodScope names the total of a month, YYYY-MM in UTC.
 func PeriodScope(period string) string { return "period:" + period }
@@ -163,36 +164,74 @@ func (tx *Tx) Reserve(run, root host.RunID, call uint32, attempt int, period str
 		tx.ws, run, call, attempt, root, period, amount); err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
-	for _, scope := range []string{PeriodScope(period), RunScope(root)} {
-		if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0)
-			ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = reserved_micro + excluded.reserved_micro`, tx.ws, scope, amount); err != nil {
-			return fmt.Errorf("store: spend: %w", err)
-		}
+	return errors.Join(tx.addReserved(PeriodScope(period), amount), tx.addReserved(RunScope(run), amount))
+}
+
+func (tx *Tx) addReserved(scope string, amount abi.MicroUSD) error {
+	if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0)
+		ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`, tx.ws, scope, amount); err != nil {
+		return fmt.Errorf("store: spend: %w", err)
 	}
 	return nil
+}
+
+func (tx *Tx) settleReserved(scope string, reserved, cost abi.MicroUSD) error {
+	return tx.change(`UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope = ?`,
+		reserved, cost, tx.ws, scope)
+}
+
+// Carve puts amount of a parent's budget aside for a child, once for each child. The
+// month is not touched: there only calls count.
+func (tx *Tx) Carve(parent, child host.RunID, amount abi.MicroUSD) error {
+	if err := tx.exec(`INSERT INTO carve (ws, child_run, parent_run, amount_micro) VALUES (?,?,?,?)`, tx.ws, child, parent, amount); err != nil {
+		return fmt.Errorf("store: carve: %w", err)
+	}
+	return tx.addReserved(RunScope(parent), amount)
+}
+
+// GiveBack ends a carve: what the child spent is spent by the parent, the rest is free
+// again. A child that still has open reservations or children, or has given back already, is
+// host.ErrConflict.
+func (tx *Tx) GiveBack(child host.RunID) (spent abi.MicroUSD, err error) {
+	t, err := tx.SpendTotal(RunScope(child))
+	if err != nil {
+		return 0, err
+	}
+	var open int // counted, since one may be of nothing
+	if err := tx.row(`SELECT (SELECT COUNT(*) FROM spend WHERE ws = ? AND run_id = ? AND settled_micro IS NULL) +
+		(SELECT COUNT(*) FROM carve WHERE ws = ? AND parent_run = ? AND spent_micro IS NULL)`, tx.ws, child, tx.ws, child).Scan(&open); err != nil {
+		return 0, fmt.Errorf("store: carve: %w", err)
+	}
+	if open > 0 {
+		return 0, host.ErrConflict
+	}
+	var parent host.RunID
+	var amount abi.MicroUSD
+	err = tx.row(`UPDATE carve SET spent_micro = ? WHERE ws = ? AND child_run = ? AND spent_micro IS NULL RETURNING parent_run, amount_micro`,
+		t.Settled, tx.ws, child).Scan(&parent, &amount)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, host.ErrConflict
+	}
+	if err != nil {
+		return 0, fmt.Errorf("store: carve: %w", err)
+	}
+	return t.Settled, tx.settleReserved(RunScope(parent), amount, t.Settled)
 }
 
 // Settle turns an open reservation into money spent. A reservation that is absent
 // or settled already is host.ErrConflict.
 func (tx *Tx) Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD) error {
 	var period string
-	var root host.RunID
 	var reserved abi.MicroUSD
 	err := tx.row(`UPDATE spend SET settled_micro = ? WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt = ? AND settled_micro IS NULL
-		RETURNING period, root_run, reserved_micro`, cost, tx.ws, run, call, attempt).Scan(&period, &root, &reserved)
+		RETURNING period, reserved_micro`, cost, tx.ws, run, call, attempt).Scan(&period, &reserved)
 	if errors.Is(err, sql.ErrNoRows) {
 		return host.ErrConflict
 	}
 	if err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
-	for _, scope := range []string{PeriodScope(period), RunScope(root)} {
-		if err := tx.change(`UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope = ?`,
-			reserved, cost, tx.ws, scope); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(tx.settleReserved(PeriodScope(period), reserved, cost), tx.settleReserved(RunScope(run), reserved, cost))
 }
 
 // hold is the attempt number of a reservation that a question to a person holds.
