@@ -103,7 +103,7 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		b.doubt[key] = l.Verdict
 	case KindAlarm:
 		b.Alarms++
-	case KindProbe, KindStart, KindEnd, KindAdmin:
+	case KindProbe, KindStart, KindEnd, KindAdmin, KindSpend:
 	default:
 		return bad("unknown kind %q", l.Kind)
 	}
