@@ -27,7 +27,7 @@ var errUndo = errors.New("undo")
 func (d *desk) try(q approval.Question, again bool) (c approval.Consent, err error) {
 	d.t.Helper()
 	if e := d.store.Write(d.t.Context(), func(tx *store.Tx) error {
-		c, _, err = approval.Take(tx, d.keys, q, again, now)
+		c, _, err = approval.Take(tx, d.keys, d.asked, q, again, now)
 		return errUndo
 	}); !errors.Is(e, errUndo) {
 		d.t.Fatal(e)
@@ -143,6 +143,7 @@ func TestAFlippedBitInTheActionIsRefused(t *testing.T) {
 			}
 			var a host.Approval
 			d.write(func(tx *store.Tx) (err error) { a, err = approval.Ask(tx, d.keys, q, now); return err })
+			d.asked = a.ID
 			if _, err := d.answer(a, true, now); err != nil {
 				t.Fatal(err)
 			}
@@ -247,6 +248,7 @@ func TestAnApprovalIsLinearizable(t *testing.T) {
 		q.Call = call
 		var a host.Approval
 		d.write(func(tx *store.Tx) (err error) { a, err = approval.Ask(tx, d.keys, q, now); return err })
+		d.asked = a.ID
 		plan := rapid.SliceOfN(rapid.SampledFrom([]string{"yes", "yes", "no", "take", "take", "take", "void"}), 2, 12).Draw(rt, "what happens")
 		history := make([]porcupine.Operation, len(plan))
 		var clock, effects atomic.Int64

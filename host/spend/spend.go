@@ -29,7 +29,7 @@ import (
 
 // Tx is what the ledger needs of a transaction.
 type Tx interface {
-	SpendTotal(scope string) (store.Total, error)
+	SpendTotals(scopes ...string) ([]store.Total, error)
 	Reserve(run, root host.RunID, call uint32, attempt int, period string, amount abi.MicroUSD) error
 	Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD) error
 	Carve(parent, child host.RunID, amount abi.MicroUSD) error
@@ -83,14 +83,11 @@ func reserve(tx Tx, run host.Run, amount, limit abi.MicroUSD, now time.Time, wri
 		return NoBudget, 0, fmt.Errorf("spend: a negative amount %d", amount)
 	}
 	period := store.PeriodScope(Period(now))
-	month, err := tx.SpendTotal(period)
+	totals, err := tx.SpendTotals(period, store.RunScope(run.ID))
 	if err != nil {
 		return NoCap, 0, err
 	}
-	own, err := tx.SpendTotal(store.RunScope(run.ID))
-	if err != nil {
-		return NoBudget, 0, err
-	}
+	month, own := totals[0], totals[1]
 	// Subtract instead of adding, so that nothing can overflow.
 	if amount > run.Budget-own.Settled-own.Reserved {
 		return NoBudget, 0, nil
@@ -120,11 +117,11 @@ func Carve(tx Tx, parent host.Run, child host.RunID, amount abi.MicroUSD) (Short
 	if amount < 0 || child == parent.ID {
 		return NoBudget, fmt.Errorf("spend: a carve of %d for %s", amount, child)
 	}
-	own, err := tx.SpendTotal(store.RunScope(parent.ID))
+	own, err := tx.SpendTotals(store.RunScope(parent.ID))
 	if err != nil {
 		return NoBudget, err
 	}
-	if amount > parent.Budget-own.Settled-own.Reserved {
+	if amount > parent.Budget-own[0].Settled-own[0].Reserved {
 		return NoBudget, nil
 	}
 	return Enough, tx.Carve(parent.ID, child, amount)

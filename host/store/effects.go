@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -38,12 +39,6 @@ func (tx *Tx) InsertApproval(a Approval) error {
 // Approval returns one approval.
 func (tx *Tx) Approval(id host.ApprovalID) (Approval, error) {
 	a, err := scanApproval(tx.row(`SELECT `+approvalColumns+` FROM approval WHERE ws = ? AND approval_id = ?`, tx.ws, id).Scan)
-	return a, absent(err)
-}
-
-// ApprovalOf returns the approval that a run's call waits for.
-func (tx *Tx) ApprovalOf(run host.RunID, call uint32) (Approval, error) {
-	a, err := scanApproval(tx.row(`SELECT `+approvalColumns+` FROM approval WHERE ws = ? AND run_id = ? AND call_no = ?`, tx.ws, run, call).Scan)
 	return a, absent(err)
 }
 
@@ -149,13 +144,30 @@ func RunScope(run host.RunID) string { return "run:" + string(run) }
 // PeriodScope names the total of a month, YYYY-MM in UTC.
 func PeriodScope(period string) string { return "period:" + period }
 
-// SpendTotal returns a sum; a scope without entries is zero.
-func (tx *Tx) SpendTotal(scope string) (t Total, err error) {
-	err = tx.row(`SELECT reserved_micro, settled_micro, warned FROM spend_total WHERE ws = ? AND scope = ?`, tx.ws, scope).Scan(&t.Reserved, &t.Settled, &t.Warned)
-	if errors.Is(err, sql.ErrNoRows) {
-		return t, nil
+// SpendTotal returns one sum.
+func (tx *Tx) SpendTotal(scope string) (Total, error) {
+	t, err := tx.SpendTotals(scope)
+	return t[0], err
+}
+
+// SpendTotals returns the sums of scopes, in their order; a scope without entries is
+// zero.
+func (tx *Tx) SpendTotals(scopes ...string) ([]Total, error) {
+	totals := make([]Total, len(scopes))
+	args := []any{tx.ws}
+	for _, s := range scopes {
+		args = append(args, s)
 	}
-	return t, absent(err)
+	err := tx.each(func(r *sql.Rows) error {
+		var scope string
+		var t Total
+		if err := r.Scan(&scope, &t.Reserved, &t.Settled, &t.Warned); err != nil {
+			return err
+		}
+		totals[slices.Index(scopes, scope)] = t
+		return nil
+	}, `SELECT scope, reserved_micro, settled_micro, warned FROM spend_total WHERE ws = ? AND scope IN `+places(1, len(scopes)), args...)
+	return totals, err
 }
 
 // Reserve adds an open reservation to the ledger and its totals.
@@ -164,20 +176,12 @@ func (tx *Tx) Reserve(run, root host.RunID, call uint32, attempt int, period str
 		tx.ws, run, call, attempt, root, period, amount); err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
-	return errors.Join(tx.addReserved(PeriodScope(period), amount), tx.addReserved(RunScope(run), amount))
-}
-
-func (tx *Tx) addReserved(scope string, amount abi.MicroUSD) error {
-	if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0)
-		ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`, tx.ws, scope, amount); err != nil {
+	if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0), (?,?,?,0)
+		ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`,
+		tx.ws, PeriodScope(period), amount, tx.ws, RunScope(run), amount); err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
 	return nil
-}
-
-func (tx *Tx) settleReserved(scope string, reserved, cost abi.MicroUSD) error {
-	return tx.change(`UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope = ?`,
-		reserved, cost, tx.ws, scope)
 }
 
 // Carve puts amount of a parent's budget aside for a child, once for each child. The
@@ -186,7 +190,11 @@ func (tx *Tx) Carve(parent, child host.RunID, amount abi.MicroUSD) error {
 	if err := tx.exec(`INSERT INTO carve (ws, child_run, parent_run, amount_micro) VALUES (?,?,?,?)`, tx.ws, child, parent, amount); err != nil {
 		return fmt.Errorf("store: carve: %w", err)
 	}
-	return tx.addReserved(RunScope(parent), amount)
+	if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0)
+		ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`, tx.ws, RunScope(parent), amount); err != nil {
+		return fmt.Errorf("store: carve: %w", err)
+	}
+	return nil
 }
 
 // GiveBack ends a carve: what the child spent is spent by the parent, the rest is free
@@ -215,7 +223,8 @@ func (tx *Tx) GiveBack(child host.RunID) (spent abi.MicroUSD, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("store: carve: %w", err)
 	}
-	return t.Settled, tx.settleReserved(RunScope(parent), amount, t.Settled)
+	return t.Settled, tx.change(`UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope = ?`,
+		amount, t.Settled, tx.ws, RunScope(parent))
 }
 
 // Settle turns an open reservation into money spent. A reservation that is absent
@@ -231,7 +240,8 @@ func (tx *Tx) Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD
 	if err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
-	return errors.Join(tx.settleReserved(PeriodScope(period), reserved, cost), tx.settleReserved(RunScope(run), reserved, cost))
+	return tx.changeRows(2, `UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope IN (?,?)`,
+		reserved, cost, tx.ws, PeriodScope(period), RunScope(run))
 }
 
 // hold is the attempt number of a reservation that a question to a person holds.
@@ -259,17 +269,24 @@ func (tx *Tx) ReleaseHold(run host.RunID, call uint32) error {
 	return nil
 }
 
-// OpenReservations lists the attempts of a call that are not settled.
-func (tx *Tx) OpenReservations(run host.RunID, call uint32) (attempts []int, err error) {
+// Reservation is that of an attempt that is not settled.
+type Reservation struct {
+	Attempt int
+	Period  string
+}
+
+// OpenReservations lists the attempts of a call that are not settled. What a question
+// holds is none of an attempt.
+func (tx *Tx) OpenReservations(run host.RunID, call uint32) (list []Reservation, err error) {
 	err = tx.each(func(r *sql.Rows) error {
-		var n int
-		if err := r.Scan(&n); err != nil {
+		var o Reservation
+		if err := r.Scan(&o.Attempt, &o.Period); err != nil {
 			return err
 		}
-		attempts = append(attempts, n)
+		list = append(list, o)
 		return nil
-	}, `SELECT attempt FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND settled_micro IS NULL ORDER BY attempt`, tx.ws, run, call)
-	return attempts, err
+	}, `SELECT attempt, period FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt <> ? AND settled_micro IS NULL ORDER BY attempt`, tx.ws, run, call, hold)
+	return list, err
 }
 
 // SettleRun closes the reservations that a run leaves open when it ends. What a
