@@ -69,11 +69,9 @@ func question() approval.Question {
 	}
 }
 
-func (d *desk) ask() host.Approval { d.t.Helper(); return d.askAbout(question()) }
-
-func (d *desk) askAbout(q approval.Question) (a host.Approval) {
+func (d *desk) ask() (a host.Approval) {
 	d.t.Helper()
-	d.write(func(tx *store.Tx) (err error) { a, err = approval.Ask(tx, d.keys, q, now); return err })
+	d.write(func(tx *store.Tx) (err error) { a, err = approval.Ask(tx, d.keys, question(), now); return err })
 	d.asked = a.ID
 	return a
 }
@@ -336,7 +334,9 @@ func TestWhoMayApprove(t *testing.T) {
 			d := newDesk(t)
 			q := question()
 			q.Preview.Raw = c.raw
-			a := d.askAbout(q)
+			var a host.Approval
+			d.write(func(tx *store.Tx) (err error) { a, err = approval.Ask(tx, d.keys, q, now); return err })
+			d.asked = a.ID
 			c.word.Digest = a.Digest
 			err := d.store.Write(t.Context(), func(tx *store.Tx) error {
 				_, err := approval.Answer(tx, d.keys, a.ID, c.by, c.word, c.rules, now)

@@ -141,7 +141,9 @@ func TestAFlippedBitInTheActionIsRefused(t *testing.T) {
 			if err := freeze(&q); err != nil {
 				t.Fatal(err)
 			}
-			a := d.askAbout(q)
+			var a host.Approval
+			d.write(func(tx *store.Tx) (err error) { a, err = approval.Ask(tx, d.keys, q, now); return err })
+			d.asked = a.ID
 			if _, err := d.answer(a, true, now); err != nil {
 				t.Fatal(err)
 			}
@@ -244,7 +246,9 @@ func TestAnApprovalIsLinearizable(t *testing.T) {
 		call++
 		q := question()
 		q.Call = call
-		a := d.askAbout(q)
+		var a host.Approval
+		d.write(func(tx *store.Tx) (err error) { a, err = approval.Ask(tx, d.keys, q, now); return err })
+		d.asked = a.ID
 		plan := rapid.SliceOfN(rapid.SampledFrom([]string{"yes", "yes", "no", "take", "take", "take", "void"}), 2, 12).Draw(rt, "what happens")
 		history := make([]porcupine.Operation, len(plan))
 		var clock, effects atomic.Int64

@@ -39,7 +39,7 @@ const (
 	KindEnd      Kind = "run_end"
 	KindApproval Kind = "approval" // a person's answer
 	KindAdmin    Kind = "admin"    // a change of configuration, skills or tokens
-	KindSpend    Kind = "spend"    // a warning of the month's cap, or a run that waits for a higher one
+	KindSpend    Kind = "spend"    // a warning of the month's cap, a run that waits for a higher one, a cost without an outcome
 	KindAlarm    Kind = "alarm"    // a worker tried what it may not
 	KindProbe    Kind = "probe"    // a look for the effect of an attempt that was cut off
 	KindUnknown  Kind = "unknown"  // nobody can tell what an attempt did: a person is asked

@@ -246,8 +246,12 @@ func repeatable(r abi.ReplayClass) bool {
 func (d *decision) reserve(tx *store.Tx) error {
 	c := d.c
 	if c.attempts > 0 {
-		if _, err := settleOpen(tx, d.s, c, nil); err != nil {
+		lost, err := settleOpen(tx, d.s, c, nil)
+		if err != nil {
 			return err
+		}
+		if lost > 0 { // the outcome's leaf will speak of the coming attempt alone
+			d.s.witness(audit.Leaf{TimeMS: d.now.UnixMilli(), Kind: audit.KindSpend, Run: d.s.Run.ID, Call: c.n, Verdict: "lost", Cost: lost, Period: c.period, Detail: "an attempt without an answer stays spent in full"})
 		}
 	}
 	if c.plan.Ceiling == 0 {

@@ -117,12 +117,11 @@ func Carve(tx Tx, parent host.Run, child host.RunID, amount abi.MicroUSD) (Short
 	if amount < 0 || child == parent.ID {
 		return NoBudget, fmt.Errorf("spend: a carve of %d for %s", amount, child)
 	}
-	totals, err := tx.SpendTotals(store.RunScope(parent.ID))
+	own, err := tx.SpendTotals(store.RunScope(parent.ID))
 	if err != nil {
 		return NoBudget, err
 	}
-	own := totals[0]
-	if amount > parent.Budget-own.Settled-own.Reserved {
+	if amount > parent.Budget-own[0].Settled-own[0].Reserved {
 		return NoBudget, nil
 	}
 	return Enough, tx.Carve(parent.ID, child, amount)

@@ -176,27 +176,12 @@ func (tx *Tx) Reserve(run, root host.RunID, call uint32, attempt int, period str
 		tx.ws, run, call, attempt, root, period, amount); err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
-	return tx.addReserved(amount, PeriodScope(period), RunScope(run))
-}
-
-// addReserved adds to the sums of scopes.
-func (tx *Tx) addReserved(amount abi.MicroUSD, scopes ...string) error {
-	err := tx.upsert(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES `,
-		` ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`,
-		len(scopes), func(i int) []any { return []any{tx.ws, scopes[i], amount, 0} })
-	if err != nil {
+	if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0), (?,?,?,0)
+		ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`,
+		tx.ws, PeriodScope(period), amount, tx.ws, RunScope(run), amount); err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
 	return nil
-}
-
-// settleReserved turns what scopes have reserved into what they have spent.
-func (tx *Tx) settleReserved(reserved, cost abi.MicroUSD, scopes ...string) error {
-	args := []any{reserved, cost, tx.ws}
-	for _, s := range scopes {
-		args = append(args, s)
-	}
-	return tx.changeRows(int64(len(scopes)), `UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope IN `+places(1, len(scopes)), args...)
 }
 
 // Carve puts amount of a parent's budget aside for a child, once for each child. The
@@ -205,7 +190,11 @@ func (tx *Tx) Carve(parent, child host.RunID, amount abi.MicroUSD) error {
 	if err := tx.exec(`INSERT INTO carve (ws, child_run, parent_run, amount_micro) VALUES (?,?,?,?)`, tx.ws, child, parent, amount); err != nil {
 		return fmt.Errorf("store: carve: %w", err)
 	}
-	return tx.addReserved(amount, RunScope(parent))
+	if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0)
+		ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`, tx.ws, RunScope(parent), amount); err != nil {
+		return fmt.Errorf("store: carve: %w", err)
+	}
+	return nil
 }
 
 // GiveBack ends a carve: what the child spent is spent by the parent, the rest is free
@@ -234,7 +223,8 @@ func (tx *Tx) GiveBack(child host.RunID) (spent abi.MicroUSD, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("store: carve: %w", err)
 	}
-	return t.Settled, tx.settleReserved(amount, t.Settled, RunScope(parent))
+	return t.Settled, tx.change(`UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope = ?`,
+		amount, t.Settled, tx.ws, RunScope(parent))
 }
 
 // Settle turns an open reservation into money spent. A reservation that is absent
@@ -250,7 +240,8 @@ func (tx *Tx) Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD
 	if err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
-	return tx.settleReserved(reserved, cost, PeriodScope(period), RunScope(run))
+	return tx.changeRows(2, `UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope IN (?,?)`,
+		reserved, cost, tx.ws, PeriodScope(period), RunScope(run))
 }
 
 // hold is the attempt number of a reservation that a question to a person holds.
@@ -278,18 +269,24 @@ func (tx *Tx) ReleaseHold(run host.RunID, call uint32) error {
 	return nil
 }
 
+// Reservation is that of an attempt that is not settled.
+type Reservation struct {
+	Attempt int
+	Period  string
+}
+
 // OpenReservations lists the attempts of a call that are not settled. What a question
-// holds is of no attempt yet.
-func (tx *Tx) OpenReservations(run host.RunID, call uint32) (attempts []int, err error) {
+// holds is none of an attempt.
+func (tx *Tx) OpenReservations(run host.RunID, call uint32) (list []Reservation, err error) {
 	err = tx.each(func(r *sql.Rows) error {
-		var n int
-		if err := r.Scan(&n); err != nil {
+		var o Reservation
+		if err := r.Scan(&o.Attempt, &o.Period); err != nil {
 			return err
 		}
-		attempts = append(attempts, n)
+		list = append(list, o)
 		return nil
-	}, `SELECT attempt FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt <> ? AND settled_micro IS NULL ORDER BY attempt`, tx.ws, run, call, hold)
-	return attempts, err
+	}, `SELECT attempt, period FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt <> ? AND settled_micro IS NULL ORDER BY attempt`, tx.ws, run, call, hold)
+	return list, err
 }
 
 // SettleRun closes the reservations that a run leaves open when it ends. What a

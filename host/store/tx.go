@@ -41,11 +41,6 @@ const maxRows = 64
 // insert adds n rows with statements that begin with head. As many rows as possible
 // share one, in sizes that are powers of two, so that few are prepared.
 func (tx *Tx) insert(head string, n int, row func(i int) []any) error {
-	return tx.upsert(head, "", n, row)
-}
-
-// upsert is insert with what to do about rows that are there.
-func (tx *Tx) upsert(head, tail string, n int, row func(i int) []any) error {
 	for i := 0; i < n; {
 		size := maxRows
 		for size > n-i {
@@ -56,7 +51,7 @@ func (tx *Tx) upsert(head, tail string, n int, row func(i int) []any) error {
 			args = append(args, row(i)...)
 			i++
 		}
-		if err := tx.exec(head+places(size, len(args)/size)+tail, args...); err != nil {
+		if err := tx.exec(head+places(size, len(args)/size), args...); err != nil {
 			return err
 		}
 	}

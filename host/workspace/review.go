@@ -75,6 +75,29 @@ func (w *Workspace) Decide(ctx context.Context, c host.Caller, id host.ApprovalI
 	return a, nil
 }
 
+// approvers are the lines of the configuration in force that speak of an approval's
+// operation. All of them hold.
+func approvers(tx *store.Tx, id host.ApprovalID) (rules []approval.Approvers, err error) {
+	a, err := tx.Approval(id)
+	if err != nil {
+		return nil, err
+	}
+	row, err := tx.Workspace()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := config.ParseWorkspace([]byte(row.Config))
+	if err != nil {
+		return nil, err
+	}
+	for _, line := range cfg.Approvers {
+		if line.Operation == a.Operation || line.Operation == config.AnyOperation {
+			rules = append(rules, approval.Approvers{Roles: line.Roles, OtherPerson: line.OtherPerson})
+		}
+	}
+	return rules, nil
+}
+
 // Resolve implements api.Backend. The word goes into the run's journal while the run
 // has no worker; who has only the database cannot write it there.
 func (w *Workspace) Resolve(ctx context.Context, c host.Caller, id host.RunID, in api.ResolveInput) (run host.Run, err error) {
@@ -139,29 +162,6 @@ func (w *Workspace) journal(tx *store.Tx, row *store.Run) (*journal.Log, error) 
 		return nil, err
 	}
 	return journal.Open(row, key, recs)
-}
-
-// approvers are the lines of the configuration in force that speak of an approval's
-// operation. All of them hold.
-func approvers(tx *store.Tx, id host.ApprovalID) (rules []approval.Approvers, err error) {
-	a, err := tx.Approval(id)
-	if err != nil {
-		return nil, err
-	}
-	row, err := tx.Workspace()
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := config.ParseWorkspace([]byte(row.Config))
-	if err != nil {
-		return nil, err
-	}
-	for _, line := range cfg.Approvers {
-		if line.Operation == a.Operation || line.Operation == config.AnyOperation {
-			rules = append(rules, approval.Approvers{Roles: line.Roles, OtherPerson: line.OtherPerson})
-		}
-	}
-	return rules, nil
 }
 
 // checkpoint signs the log if it grew and the last checkpoint is old enough.
