@@ -378,6 +378,9 @@ func (s *serving) onCall(ctx context.Context, payload []byte) error {
 	}
 	s.next++
 	reply, err := s.r.Broker.Do(ctx, s.p.session, seq, bytes.Clone(request))
+	if errors.Is(err, broker.ErrLoop) {
+		return &fault{wire.Fault{Code: wire.FaultLimit, Message: err.Error()}}
+	}
 	if err != nil {
 		return err
 	}

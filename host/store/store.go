@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,17 +56,17 @@ type Store struct {
 	epoch  int64
 	lock   *os.File
 	writer *sql.DB
-	conn   *sql.Conn // the only one that writes; used by the writer goroutine alone
+	conn   *sql.Conn // the only one that writes; used by whoever has the turn
 	stmts  map[string]*sql.Stmt
+	tail   tail
 	reader *sql.DB
 
-	jobs chan job
-	quit func()          // tells the writer goroutine to end, once
-	stop <-chan struct{} // closed by quit
-	done chan struct{}   // closed when the writer goroutine has ended
+	turn chan struct{} // holds one: whoever put it there writes, for all that are queued
+	done chan struct{} // closed by end
 
 	mu     sync.Mutex
-	failed error
+	queue  []*job
+	failed error // set before done is closed
 	freed  sync.Once
 }
 
@@ -80,10 +81,9 @@ func Open(ctx context.Context, path string, ws host.Workspace, holder string, no
 	if err := ws.Check(); err != nil {
 		return nil, err
 	}
-	stop := make(chan struct{})
 	s := &Store{
-		ws: ws, stmts: map[string]*sql.Stmt{}, jobs: make(chan job),
-		quit: sync.OnceFunc(func() { close(stop) }), stop: stop, done: make(chan struct{}),
+		ws: ws, stmts: map[string]*sql.Stmt{}, tail: tail{-1, map[int64][]byte{}},
+		turn: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if s.lock, err = takeLock(path+".lock", holder); err != nil {
 		return nil, err
@@ -114,7 +114,6 @@ func Open(ctx context.Context, path string, ws host.Workspace, holder string, no
 	if err := s.takeLease(ctx, holder, now); err != nil {
 		return nil, err
 	}
-	go s.write()
 	return s, nil
 }
 
@@ -213,17 +212,71 @@ func (s *Store) Epoch() int64 { return s.epoch }
 // Write runs fn in a transaction that is durable when Write returns nil. fn may run
 // in one commit together with others', each in a savepoint of its own; it must not
 // call Write and must not keep tx. An error of fn undoes what fn did, and is
-// returned as it is.
+// returned as it is. A context that is done before the transaction begins withdraws fn.
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
-	j := job{fn, make(chan error, 1)}
-	select {
-	case s.jobs <- j:
-		return <-j.res
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.done:
-		return s.reason()
+	j := &job{fn: fn, res: make(chan error, 1)}
+	s.mu.Lock()
+	s.queue = append(s.queue, j)
+	s.mu.Unlock()
+	for {
+		select {
+		case err := <-j.res:
+			return err
+		case s.turn <- struct{}{}:
+			// Writing here, and not in a goroutine that writes for all, spares a lone
+			// writer two changes of threads.
+			s.lead()
+			<-s.turn
+		case <-ctx.Done():
+			if s.withdraw(j) {
+				return ctx.Err()
+			}
+			return <-j.res // somebody is at it
+		}
 	}
+}
+
+// withdraw takes a job back that nobody has begun with.
+func (s *Store) withdraw(j *job) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.queue, j)
+	if i >= 0 {
+		s.queue = slices.Delete(s.queue, i, i+1)
+	}
+	return i >= 0
+}
+
+// lead writes what is queued: whoever comes while a commit is under way shares the
+// next one. It is called by whoever has the turn, and only then is s.conn used.
+func (s *Store) lead() {
+	batch, results, err := s.take(), []error(nil), s.reason()
+	if len(batch) == 0 {
+		return
+	}
+	if err == nil {
+		if results, err = s.commit(batch); err != nil {
+			s.end(err)
+			err = s.reason()
+		}
+	}
+	for i, j := range batch {
+		if err != nil {
+			j.res <- err
+		} else {
+			j.res <- results[i]
+		}
+	}
+}
+
+// take empties the queue, but for what passes one batch.
+func (s *Store) take() []*job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := min(len(s.queue), maxBatch)
+	batch := slices.Clone(s.queue[:n])
+	s.queue = slices.Delete(s.queue, 0, n)
+	return batch
 }
 
 // Read runs fn in a read transaction: one state, nothing half-done.
@@ -233,58 +286,13 @@ func (s *Store) Read(ctx context.Context, fn func(*Tx) error) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx}, leaves: -1})
-}
-
-// write is the writer goroutine.
-func (s *Store) write() {
-	defer close(s.done)
-	for {
-		var first job
-		select {
-		case first = <-s.jobs:
-		case <-s.stop:
-			return
-		}
-		batch := s.drain(first)
-		results, err := s.commit(batch)
-		if err != nil {
-			s.mu.Lock()
-			s.failed = err
-			s.mu.Unlock()
-		}
-		for i, j := range batch {
-			if err != nil {
-				j.res <- err
-			} else {
-				j.res <- results[i]
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-// drain adds the writes that are waiting already: whoever comes while a commit
-// is under way shares the next one.
-func (s *Store) drain(first job) []job {
-	batch := []job{first}
-	for len(batch) < maxBatch {
-		select {
-		case j := <-s.jobs:
-			batch = append(batch, j)
-		default:
-			return batch
-		}
-	}
-	return batch
+	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx}})
 }
 
 // commit runs a batch in one transaction. A second error is final for the store.
-func (s *Store) commit(batch []job) (results []error, final error) {
+func (s *Store) commit(batch []*job) (results []error, final error) {
 	ctx := context.Background() // a cancelled caller must not tear a shared commit
-	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: connQuerier{s}, leaves: -1}
+	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: connQuerier{s}, tail: &s.tail}
 	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
 		return nil, fmt.Errorf("store: begin: %w", err)
 	}
@@ -314,17 +322,20 @@ func (s *Store) commit(batch []job) (results []error, final error) {
 // one runs a function of a batch. In a savepoint of its own, unless it is alone:
 // then the transaction is its savepoint.
 func (s *Store) one(tx *Tx, fn func(*Tx) error, alone bool) (result, final error) {
-	if alone {
-		return run(fn, tx), nil
-	}
-	if err := tx.exec("SAVEPOINT one"); err != nil {
-		return nil, err
+	leaves := tx.tail.count
+	if !alone {
+		if err := tx.exec("SAVEPOINT one"); err != nil {
+			return nil, err
+		}
 	}
 	result = run(fn, tx)
 	end := "RELEASE one"
 	if result != nil {
+		tx.tail.forget(leaves)
 		end = "ROLLBACK TO one"
-		tx.leaves = -1 // its leaves are gone
+	}
+	if alone {
+		return result, nil
 	}
 	return result, tx.exec(end)
 }
@@ -340,9 +351,25 @@ func run(fn func(*Tx) error, tx *Tx) (err error) {
 	return fn(tx)
 }
 
-func (s *Store) reason() error {
+// end makes every later Write fail: with the first failure, or because of Close.
+func (s *Store) end(failure error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	select {
+	case <-s.done:
+	default:
+		s.failed = failure
+		close(s.done)
+	}
+}
+
+// reason is why nothing can be written any more, or nil.
+func (s *Store) reason() error {
+	select {
+	case <-s.done:
+	default:
+		return nil
+	}
 	if s.failed != nil {
 		return fmt.Errorf("%w: %w", ErrClosed, s.failed)
 	}
@@ -352,10 +379,12 @@ func (s *Store) reason() error {
 // Failed is closed when the store has ended, by Close or by a failed commit.
 func (s *Store) Failed() <-chan struct{} { return s.done }
 
-// Close waits for writes in progress and gives the workspace up.
+// Close waits for the writes in progress and gives the workspace up. Those that wait
+// behind them are refused.
 func (s *Store) Close() error {
-	s.quit()
-	<-s.done
+	s.end(nil)
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
 	var err error
 	s.freed.Do(func() { err = s.release() })
 	return err

@@ -270,7 +270,7 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 		})
 	add(a, fail, route{"decide-approval", post, "/v1/approvals/{id}/decision", "Say yes or no to exactly what was shown", host.ScopeApprove, 0, 0},
 		func(ctx context.Context, c host.Caller, in *decision) (*body[host.Approval], error) {
-			return one(b.Decide(ctx, c, in.ID, in.Body.Decision == api.Approve, in.Body.Digest))
+			return one(b.Decide(ctx, c, in.ID, in.Body))
 		})
 
 	type part struct {
