@@ -107,7 +107,7 @@ func play(t *testing.T, program []string, crashes []int) (h *house, keys map[str
 }
 
 // attempt makes a call that the host may not survive.
-func attempt(h *house, n uint32, raw []byte) (err error, crashed bool) { //nolint:revive // the error is the call's
+func attempt(h *house, n uint32, raw []byte) (err error, crashed bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			if _, ok := r.(stopped); !ok {
