@@ -35,6 +35,8 @@ type Backend interface {
 	Runs(ctx context.Context, c host.Caller, limit int) ([]host.Run, error)
 	Run(ctx context.Context, c host.Caller, id host.RunID) (RunView, error)
 	CancelRun(ctx context.Context, c host.Caller, id host.RunID) error
+	// Pins lists what the runs that have not ended need of a host to go on.
+	Pins(ctx context.Context, c host.Caller) ([]host.Pins, error)
 	// Resolve records a person's word on an attempt whose outcome is unknown. A run
 	// that waits for none is ErrConflict.
 	Resolve(ctx context.Context, c host.Caller, id host.RunID, in ResolveInput) (host.Run, error)

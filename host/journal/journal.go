@@ -52,8 +52,7 @@ const (
 	End        Kind = "END"         // the run's end
 )
 
-// recordVersion is the form of bodies that this binary writes.
-const recordVersion = 1
+const recordVersion = host.RecordVersion
 
 // Body is a record's content. A record uses the fields that its kind needs; fields
 // only grow.

@@ -159,6 +159,15 @@ func (w *Workspace) Runs(ctx context.Context, _ host.Caller, limit int) (list []
 	return list, err
 }
 
+// Pins implements api.Backend.
+func (w *Workspace) Pins(ctx context.Context, _ host.Caller) (list []host.Pins, err error) {
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		list, err = tx.Pins()
+		return err
+	})
+	return list, err
+}
+
 func noRun(err error) error {
 	if errors.Is(err, host.ErrNotFound) {
 		return &host.Problem{Kind: host.ErrNotFound, Code: "RUN", Detail: "there is no such run", Remedy: "monroe runs list shows the runs"}

@@ -203,6 +203,11 @@ func (c *Client) CancelRun(ctx context.Context, id host.RunID) error {
 	return c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/cancel", nil, nil)
 }
 
+// Pins lists what the runs that have not ended need of a host.
+func (c *Client) Pins(ctx context.Context) ([]host.Pins, error) {
+	return all[host.Pins](ctx, c, "/v1/pins")
+}
+
 // Resolve says what became of an attempt whose outcome is unknown.
 func (c *Client) Resolve(ctx context.Context, id host.RunID, in api.ResolveInput) (r host.Run, err error) {
 	err = c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/resolve", in, &r)
