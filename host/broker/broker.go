@@ -89,6 +89,8 @@ type Config struct {
 	// DoubtLife is how long a person is asked what became of an attempt whose outcome
 	// is unknown; 0 means DefaultDoubtLife. Then the guest is told that it is unknown.
 	DoubtLife time.Duration
+	// Expiry is the clock that approvals expire by; nil means Now.
+	Expiry func() time.Time
 }
 
 // Broker is the door of one workspace. It is safe for concurrent use by many
@@ -101,6 +103,9 @@ type Broker struct {
 // New returns a door.
 func New(c Config) *Broker {
 	b := &Broker{Config: c, ops: map[string]connectors.Operation{}}
+	if b.Expiry == nil {
+		b.Expiry = b.Now
+	}
 	for _, op := range c.World.Operations() {
 		b.ops[op.Name] = op
 	}

@@ -58,6 +58,7 @@ type Config struct {
 	Broker  *broker.Broker
 	Spawner Spawner
 	Now     func() time.Time
+	Expiry  func() time.Time // the clock that approvals expire by; nil means Now
 	Log     *slog.Logger
 	// Workers bounds how many workers live at the same time.
 	Workers int
@@ -118,10 +119,13 @@ func (r *Runner) Start() error {
 // and answered approvals whose wake-up a crash lost. It is level-triggered: calling
 // it too often is harmless.
 func (r *Runner) Sweep() error {
-	now := r.Now()
+	now, expiry := r.Now(), r.Now
+	if r.Expiry != nil {
+		expiry = r.Expiry
+	}
 	var expired []host.RunID
 	err := r.Store.Write(r.ctx, func(tx *store.Tx) (err error) {
-		expired, err = tx.Expired(now)
+		expired, err = tx.Expired(expiry())
 		return err
 	})
 	if err != nil {
