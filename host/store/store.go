@@ -1,12 +1,15 @@
-// Package store keeps a workspace's state in one SQLite database.
+// Package store keeps a workspace's state in one database: SQLite, or PostgreSQL.
 //
-// Laws, each with a test:
+// Laws, each with a test over both:
 //
 //  1. One writer: a second daemon on the same database is refused and told who
 //     holds it; every writing transaction tests the lease's epoch.
-//  2. What Write returned nil for survives a crash (WAL, synchronous=FULL).
-//  3. A failed commit is final: the store answers nothing but errors from then on,
-//     since SQLite may not know what reached the disk.
+//  2. What Write returned nil for survives a crash (WAL, synchronous=FULL;
+//     synchronous_commit=on).
+//  3. A failed commit is final: the store writes nothing from then on, since nobody
+//     here may know what reached the disk.
+//  4. In PostgreSQL the daemon's role reaches the rows of one workspace, whatever it
+//     sends; a role that could reach more is refused.
 //
 // It knows SQL and rows. It must not know policy, plain text of sealed columns,
 // or what a row makes anybody do.
@@ -15,30 +18,13 @@ package store
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
-
 	"github.com/getmonroe/monroe/host"
 )
-
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// minSQLite is the first version without the WAL-reset corruption (3.7.0 to
-// 3.51.2 with two connections).
-var minSQLite = [3]int{3, 51, 3}
 
 // maxBatch bounds how many Write calls share one commit.
 const maxBatch = 256
@@ -51,22 +37,30 @@ var ErrFenced = errors.New("store: another daemon holds this workspace")
 
 // Store is one workspace's database. It is safe for concurrent use.
 type Store struct {
-	ws     host.Workspace
-	epoch  int64
-	lock   *os.File
+	ws    host.Workspace
+	epoch int64
+	d     *dialect
+
 	writer *sql.DB
 	conn   *sql.Conn // the only one that writes; used by the writer goroutine alone
 	stmts  map[string]*sql.Stmt
-	reader *sql.DB
+	reader *sql.DB // nil: the database allows one connection, so reads take turns with writes
+	lease  *lease  // nil where the kernel's lock is the lease
 
-	jobs chan job
-	quit func()          // tells the writer goroutine to end, once
-	stop <-chan struct{} // closed by quit
-	done chan struct{}   // closed when the writer goroutine has ended
+	jobs  chan job
+	reads chan job
+	quit  func()          // tells the writer goroutine to end, once
+	stop  <-chan struct{} // closed by quit
+	done  chan struct{}   // closed when the writer goroutine has ended
+	ended chan struct{}   // closed when no write can succeed any more
+
+	life context.Context // of the statements of writes; cancelled when the store fails
+	kill context.CancelFunc
 
 	mu     sync.Mutex
 	failed error
 	freed  sync.Once
+	after  []func() error // what release gives back, last first
 }
 
 type job struct {
@@ -74,137 +68,14 @@ type job struct {
 	res chan error
 }
 
-// Open opens or creates the database at path for one workspace and takes its
-// lease. holder names this daemon to whoever tries next.
-func Open(ctx context.Context, path string, ws host.Workspace, holder string, now time.Time) (_ *Store, err error) {
-	if err := ws.Check(); err != nil {
-		return nil, err
-	}
+func newStore(ws host.Workspace, d *dialect) *Store {
 	stop := make(chan struct{})
 	s := &Store{
-		ws: ws, stmts: map[string]*sql.Stmt{}, jobs: make(chan job),
-		quit: sync.OnceFunc(func() { close(stop) }), stop: stop, done: make(chan struct{}),
+		ws: ws, d: d, stmts: map[string]*sql.Stmt{}, jobs: make(chan job), reads: make(chan job),
+		quit: sync.OnceFunc(func() { close(stop) }), stop: stop, done: make(chan struct{}), ended: make(chan struct{}),
 	}
-	if s.lock, err = takeLock(path+".lock", holder); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			_ = s.release()
-		}
-	}()
-	if err = private(path); err != nil {
-		return nil, err
-	}
-	if s.writer, err = open(path, 1, ""); err != nil {
-		return nil, err
-	}
-	if err := checkVersion(ctx, s.writer); err != nil {
-		return nil, err
-	}
-	if err := migrate(ctx, s.writer); err != nil {
-		return nil, err
-	}
-	if s.conn, err = s.writer.Conn(ctx); err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	if s.reader, err = open(path, 4, "&_pragma=query_only(1)"); err != nil {
-		return nil, err
-	}
-	if err := s.takeLease(ctx, holder, now); err != nil {
-		return nil, err
-	}
-	go s.write()
-	return s, nil
-}
-
-// private makes sure that only the owner can read the database. SQLite gives the
-// files beside it the same mode.
-func private(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	return errors.Join(f.Chmod(0o600), f.Close())
-}
-
-func open(path string, conns int, extra string) (*sql.DB, error) {
-	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
-		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=secure_delete(1)&_pragma=trusted_schema(0)&_txlock=immediate" + extra
-	db, err := sql.Open("sqlite", dsn)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	db.SetMaxOpenConns(conns)
-	return db, nil
-}
-
-// takeLock takes an exclusive lock that the kernel drops with the process.
-func takeLock(path, holder string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	if err := lockFile(f); err != nil {
-		other, _ := os.ReadFile(path)
-		_ = f.Close()
-		return nil, fmt.Errorf("%w: %s (lock file %s)", ErrFenced, strings.TrimSpace(string(other)), filepath.Base(path))
-	}
-	if err := errors.Join(f.Truncate(0), writeAt(f, holder)); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	return f, nil
-}
-
-func writeAt(f *os.File, s string) error {
-	_, err := f.WriteAt([]byte(s+"\n"), 0)
-	return err
-}
-
-func checkVersion(ctx context.Context, db *sql.DB) error {
-	var v string
-	if err := db.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&v); err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	var have [3]int
-	for i, p := range strings.SplitN(v, ".", 3) {
-		have[i], _ = strconv.Atoi(p)
-	}
-	for i := range have {
-		if have[i] != minSQLite[i] {
-			if have[i] > minSQLite[i] {
-				return nil
-			}
-			return fmt.Errorf("store: SQLite %s can corrupt a WAL database, at least %d.%d.%d is needed", v, minSQLite[0], minSQLite[1], minSQLite[2])
-		}
-	}
-	return nil
-}
-
-func migrate(ctx context.Context, db *sql.DB) error {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, sub)
-	if err != nil {
-		return fmt.Errorf("store: migrations: %w", err)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("store: migrations: %w", err)
-	}
-	return nil
-}
-
-func (s *Store) takeLease(ctx context.Context, holder string, now time.Time) error {
-	err := s.conn.QueryRowContext(ctx, `INSERT INTO lease (ws, epoch, holder, taken_at) VALUES (?,1,?,?)
-		ON CONFLICT (ws) DO UPDATE SET epoch = epoch + 1, holder = excluded.holder, taken_at = excluded.taken_at
-		RETURNING epoch`, s.ws, holder, now.UnixMilli()).Scan(&s.epoch)
-	if err != nil {
-		return fmt.Errorf("store: lease: %w", err)
-	}
-	return nil
+	s.life, s.kill = context.WithCancel(context.Background())
+	return s
 }
 
 // Epoch is the lease's number; it grows with every start of a daemon.
@@ -215,43 +86,60 @@ func (s *Store) Epoch() int64 { return s.epoch }
 // call Write and must not keep tx. An error of fn undoes what fn did, and is
 // returned as it is.
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
+	return s.submit(ctx, s.jobs, fn)
+}
+
+func (s *Store) submit(ctx context.Context, to chan<- job, fn func(*Tx) error) error {
 	j := job{fn, make(chan error, 1)}
 	select {
-	case s.jobs <- j:
+	case <-s.ended:
+		return s.reason()
+	default:
+	}
+	select {
+	case to <- j:
 		return <-j.res
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.done:
+	case <-s.ended:
 		return s.reason()
 	}
 }
 
-// Read runs fn in a read transaction: one state, nothing half-done.
+// Read runs fn in a read transaction: one state, nothing half-done. Inside fn neither
+// Read nor Write may be called.
 func (s *Store) Read(ctx context.Context, fn func(*Tx) error) error {
-	tx, err := s.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if s.reader == nil {
+		return s.submit(ctx, s.reads, fn)
+	}
+	tx, err := s.reader.BeginTx(ctx, &s.d.read)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx}, leaves: -1})
+	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx, s.d}, leaves: -1})
 }
 
 // write is the writer goroutine.
 func (s *Store) write() {
 	defer close(s.done)
 	for {
-		var first job
+		var batch []job
 		select {
-		case first = <-s.jobs:
+		case j := <-s.jobs:
+			batch = s.drain(j)
+		case j := <-s.reads:
+			j.res <- s.readHere(j.fn)
+			continue
+		case <-s.lease.due():
 		case <-s.stop:
+			s.fail(nil)
 			return
 		}
-		batch := s.drain(first)
 		results, err := s.commit(batch)
 		if err != nil {
-			s.mu.Lock()
-			s.failed = err
-			s.mu.Unlock()
+			s.fail(err)
+			err = errors.Join(err, s.reason()) // the first reason is the one that explains it
 		}
 		for i, j := range batch {
 			if err != nil {
@@ -262,6 +150,38 @@ func (s *Store) write() {
 		}
 		if err != nil {
 			return
+		}
+	}
+}
+
+// readHere runs a read on the writer's connection, between two commits.
+func (s *Store) readHere(fn func(*Tx) error) error {
+	tx := &Tx{ctx: s.life, ws: s.ws, epoch: s.epoch, q: connQuerier{s}, leaves: -1}
+	if err := tx.exec("PRAGMA query_only = 1"); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if err := tx.exec("BEGIN"); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	err := run(fn, tx)
+	if end := errors.Join(tx.exec("ROLLBACK"), tx.exec("PRAGMA query_only = 0")); end != nil {
+		s.fail(fmt.Errorf("store: end of a read: %w", end))
+		return s.reason()
+	}
+	return err
+}
+
+// fail makes the first reason final; nil is Close.
+func (s *Store) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.ended:
+	default:
+		s.failed = err
+		close(s.ended)
+		if err != nil {
+			s.kill()
 		}
 	}
 }
@@ -281,23 +201,24 @@ func (s *Store) drain(first job) []job {
 	return batch
 }
 
-// commit runs a batch in one transaction. A second error is final for the store.
+// commit runs a batch in one transaction, fenced by the lease, which it renews when
+// that is due. A second error is final for the store.
 func (s *Store) commit(batch []job) (results []error, final error) {
-	ctx := context.Background() // a cancelled caller must not tear a shared commit
+	ctx := s.life // a cancelled caller must not tear a shared commit
 	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: connQuerier{s}, leaves: -1}
-	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
+	if err := s.d.control(s, s.d.begin); err != nil {
 		return nil, fmt.Errorf("store: begin: %w", err)
 	}
-	var epoch int64
-	if err := tx.row(`SELECT epoch FROM lease WHERE ws = ?`, s.ws).Scan(&epoch); err != nil || epoch != s.epoch {
-		return nil, errors.Join(ErrFenced, err, tx.exec("ROLLBACK"))
+	renewed, err := s.fence(tx)
+	if err != nil {
+		return nil, errors.Join(err, s.d.control(s, "ROLLBACK"))
 	}
 	results = make([]error, len(batch))
-	wrote := false
+	wrote := !renewed.IsZero()
 	for i, j := range batch {
 		var err error
-		if results[i], err = s.one(tx, j.fn, len(batch) == 1); err != nil {
-			return nil, errors.Join(fmt.Errorf("store: savepoint: %w", err), tx.exec("ROLLBACK"))
+		if results[i], err = s.one(tx, j.fn, !wrote && len(batch) == 1); err != nil {
+			return nil, errors.Join(fmt.Errorf("store: savepoint: %w", err), s.d.control(s, "ROLLBACK"))
 		}
 		wrote = wrote || results[i] == nil
 	}
@@ -305,28 +226,60 @@ func (s *Store) commit(batch []job) (results []error, final error) {
 	if !wrote {
 		end = "ROLLBACK"
 	}
-	if err := tx.exec(end); err != nil {
+	if err := s.d.control(s, end); err != nil {
 		return nil, fmt.Errorf("store: commit: %w", err)
+	}
+	if !renewed.IsZero() {
+		s.lease.extend(renewed)
 	}
 	return results, nil
 }
 
-// one runs a function of a batch. In a savepoint of its own, unless it is alone:
-// then the transaction is its savepoint.
+// fence makes sure that the lease is this store's, for the whole transaction. If it
+// renewed the lease it returns when it began to.
+func (s *Store) fence(tx *Tx) (renewed time.Time, err error) {
+	var epoch int64
+	if s.lease.isDue() {
+		renewed = time.Now()
+		err = tx.row(s.d.renew, s.lease.ttl.Milliseconds(), s.ws, s.epoch).Scan(&epoch)
+	} else {
+		err = tx.row(s.d.fence, s.ws).Scan(&epoch)
+	}
+	if errors.Is(err, sql.ErrNoRows) || err == nil && epoch != s.epoch {
+		return renewed, ErrFenced
+	}
+	if err != nil {
+		return renewed, fmt.Errorf("store: lease: %w", err)
+	}
+	return renewed, nil
+}
+
+// one runs a function of a batch. In a savepoint of its own, unless nothing else is
+// in the transaction: then that is its savepoint.
 func (s *Store) one(tx *Tx, fn func(*Tx) error, alone bool) (result, final error) {
 	if alone {
-		return run(fn, tx), nil
+		return s.run(fn, tx), nil
 	}
-	if err := tx.exec("SAVEPOINT one"); err != nil {
+	if err := s.d.control(s, "SAVEPOINT one"); err != nil {
 		return nil, err
 	}
-	result = run(fn, tx)
-	end := "RELEASE one"
+	result = s.run(fn, tx)
+	end := "RELEASE SAVEPOINT one"
 	if result != nil {
-		end = "ROLLBACK TO one"
+		end = "ROLLBACK TO SAVEPOINT one"
 		tx.leaves = -1 // its leaves are gone
 	}
-	return result, tx.exec(end)
+	return result, s.d.control(s, end)
+}
+
+// run is run, and a function that passes over a failed statement has failed: in
+// PostgreSQL everything after it was refused.
+func (s *Store) run(fn func(*Tx) error, tx *Tx) error {
+	err := run(fn, tx)
+	if err == nil && s.d.broken(s) {
+		err = errors.New("store: a statement of the transaction failed")
+	}
+	return err
 }
 
 // run turns a panic of one caller's function into that caller's error, so that it
@@ -349,8 +302,20 @@ func (s *Store) reason() error {
 	return ErrClosed
 }
 
-// Failed is closed when the store has ended, by Close or by a failed commit.
-func (s *Store) Failed() <-chan struct{} { return s.done }
+// Failed is closed when the store has ended, by Close, by a failed commit or because
+// its lease is lost. Reason says which.
+func (s *Store) Failed() <-chan struct{} { return s.ended }
+
+// Reason is why nothing can be written any more: ErrClosed, joined with the cause.
+// Nil before Failed is closed.
+func (s *Store) Reason() error {
+	select {
+	case <-s.ended:
+		return s.reason()
+	default:
+		return nil
+	}
+}
 
 // Close waits for writes in progress and gives the workspace up.
 func (s *Store) Close() error {
@@ -363,6 +328,10 @@ func (s *Store) Close() error {
 
 func (s *Store) release() error {
 	var errs []error
+	if s.epoch > 0 && s.reason() == ErrClosed { //nolint:errorlint // without a cause
+		errs = append(errs, s.d.giveUp(s))
+	}
+	s.lease.stop()
 	for _, st := range s.stmts {
 		errs = append(errs, st.Close())
 	}
@@ -374,5 +343,11 @@ func (s *Store) release() error {
 			errs = append(errs, db.Close())
 		}
 	}
-	return errors.Join(append(errs, s.lock.Close())...)
+	for i := len(s.after) - 1; i >= 0; i-- {
+		errs = append(errs, s.after[i]())
+	}
+	if s.failed != nil {
+		return nil // the connections are in the state that the failure left them in
+	}
+	return errors.Join(errs...)
 }

@@ -79,18 +79,21 @@ func absent(err error) error {
 }
 
 // plainQuerier is a read transaction.
-type plainQuerier struct{ tx *sql.Tx }
+type plainQuerier struct {
+	tx *sql.Tx
+	d  *dialect
+}
 
 func (p plainQuerier) exec(ctx context.Context, q string, a ...any) (sql.Result, error) {
-	return p.tx.ExecContext(ctx, q, a...)
+	return p.tx.ExecContext(ctx, p.d.rewrite(q), a...)
 }
 
 func (p plainQuerier) rows(ctx context.Context, q string, a ...any) (*sql.Rows, error) {
-	return p.tx.QueryContext(ctx, q, a...)
+	return p.tx.QueryContext(ctx, p.d.rewrite(q), a...)
 }
 
 func (p plainQuerier) row(ctx context.Context, q string, a ...any) *sql.Row {
-	return p.tx.QueryRowContext(ctx, q, a...)
+	return p.tx.QueryRowContext(ctx, p.d.rewrite(q), a...)
 }
 
 // connQuerier is the writer's connection; it prepares every statement once, as
@@ -101,7 +104,7 @@ func (c connQuerier) stmt(ctx context.Context, q string) (*sql.Stmt, error) {
 	if st, ok := c.s.stmts[q]; ok {
 		return st, nil
 	}
-	st, err := c.s.conn.PrepareContext(ctx, q)
+	st, err := c.s.conn.PrepareContext(ctx, c.s.d.rewrite(q))
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +131,7 @@ func (c connQuerier) rows(ctx context.Context, q string, a ...any) (*sql.Rows, e
 func (c connQuerier) row(ctx context.Context, q string, a ...any) *sql.Row {
 	st, err := c.stmt(ctx, q)
 	if err != nil { // let the connection say the same error
-		return c.s.conn.QueryRowContext(ctx, q, a...)
+		return c.s.conn.QueryRowContext(ctx, c.s.d.rewrite(q), a...)
 	}
 	return st.QueryRowContext(ctx, a...)
 }
