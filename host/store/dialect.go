@@ -21,8 +21,11 @@ type dialect struct {
 	rewrite func(query string) string
 	// control runs a statement that begins or ends a transaction or a savepoint.
 	control func(s *Store, stmt string) error
-	// broken reports that a statement failed and the transaction takes no other.
-	broken func(*Store) bool
+	// writing is how the writer's transaction is spoken to.
+	writing func(*Store) querier
+	// settle waits for what a function left under way. After an error the transaction
+	// takes nothing but an end, of itself or of the savepoint.
+	settle func(*Store) error
 	// giveUp ends the lease before its term.
 	giveUp func(*Store) error
 }

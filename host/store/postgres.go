@@ -43,38 +43,21 @@ var postgres = &dialect{
 	renew:   `UPDATE lease SET expires_at = ` + clock + ` + ?::bigint WHERE ws = ? AND epoch = ? RETURNING epoch`,
 	read:    sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead},
 	rewrite: numbered,
-	control: func(s *Store, stmt string) error {
-		return onWire(s, func(c *pgconn.PgConn) error { return plain(s.life, c, stmt) })
-	},
-	broken: func(s *Store) bool {
-		status := byte('E')
-		err := onWire(s, func(c *pgconn.PgConn) error { status = c.TxStatus(); return nil })
-		return err != nil || status != 'T'
+	control: func(s *Store, stmt string) error { return s.wire.control(s, stmt) },
+	writing: func(s *Store) querier { return wireQuerier{connQuerier{s}} },
+	settle: func(s *Store) error {
+		if _, err := s.wire.send(s); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		if s.wire.status(s) != 'T' {
+			return errors.New("store: a statement of the transaction failed")
+		}
+		return nil
 	},
 	giveUp: func(s *Store) error {
 		_, err := s.conn.ExecContext(s.life, numbered(`UPDATE lease SET expires_at = 0 WHERE ws = ? AND epoch = ?`), s.ws, s.epoch)
 		return err
 	},
-}
-
-// onWire hands the writer's connection to fn.
-func onWire(s *Store, fn func(*pgconn.PgConn) error) error {
-	return s.conn.Raw(func(c any) error { return fn(c.(*stdlib.Conn).Conn().PgConn()) })
-}
-
-// plain runs one statement without parameters. The answer must be for that
-// statement: a COMMIT of a transaction that failed is answered by ROLLBACK, without
-// an error.
-func plain(ctx context.Context, c *pgconn.PgConn, stmt string) error {
-	all, err := c.Exec(ctx, stmt).ReadAll()
-	if err != nil {
-		return err
-	}
-	want, _, _ := strings.Cut(stmt, " ")
-	if len(all) != 1 || all[0].CommandTag.String() != want {
-		return fmt.Errorf("%s was not carried out", want)
-	}
-	return nil
 }
 
 // PostgresConfig says where the database is, and as whom it is used.

@@ -33,11 +33,11 @@ var sqlite = &dialect{
 	read:    sql.TxOptions{ReadOnly: true},
 	rewrite: func(q string) string { return q },
 	control: func(s *Store, stmt string) error {
-		_, err := connQuerier{s}.exec(s.life, stmt)
-		return err
+		return connQuerier{s}.exec(s.life, stmt)
 	},
-	broken: func(*Store) bool { return false },
-	giveUp: func(*Store) error { return nil }, // the kernel does
+	writing: func(s *Store) querier { return connQuerier{s} },
+	settle:  func(*Store) error { return nil },
+	giveUp:  func(*Store) error { return nil }, // the kernel does
 }
 
 // Open opens or creates the SQLite database at path for one workspace and takes its

@@ -44,6 +44,7 @@ type Store struct {
 	writer *sql.DB
 	conn   *sql.Conn // the only one that writes; used by the writer goroutine alone
 	stmts  map[string]*sql.Stmt
+	wire   wire    // of PostgreSQL
 	reader *sql.DB // nil: the database allows one connection, so reads take turns with writes
 	lease  *lease  // nil where the kernel's lock is the lease
 
@@ -205,7 +206,7 @@ func (s *Store) drain(first job) []job {
 // that is due. A second error is final for the store.
 func (s *Store) commit(batch []job) (results []error, final error) {
 	ctx := s.life // a cancelled caller must not tear a shared commit
-	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: connQuerier{s}, leaves: -1}
+	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: s.d.writing(s), leaves: -1}
 	if err := s.d.control(s, s.d.begin); err != nil {
 		return nil, fmt.Errorf("store: begin: %w", err)
 	}
@@ -272,12 +273,12 @@ func (s *Store) one(tx *Tx, fn func(*Tx) error, alone bool) (result, final error
 	return result, s.d.control(s, end)
 }
 
-// run is run, and a function that passes over a failed statement has failed: in
-// PostgreSQL everything after it was refused.
+// run is run, with what the function left under way: one that passes over a failed
+// statement has failed, since PostgreSQL refused everything after it.
 func (s *Store) run(fn func(*Tx) error, tx *Tx) error {
 	err := run(fn, tx)
-	if err == nil && s.d.broken(s) {
-		err = errors.New("store: a statement of the transaction failed")
+	if err == nil {
+		err = s.d.settle(s)
 	}
 	return err
 }
