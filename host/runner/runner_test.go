@@ -26,6 +26,7 @@ import (
 	"github.com/getmonroe/monroe/host/grant"
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/store/storetest"
 	"github.com/getmonroe/monroe/host/workspace"
 )
 
@@ -142,7 +143,7 @@ func benchAt(t *testing.T, s *fakeSpawner, clock func() time.Time) *bench {
 	}
 	dir := filepath.Join(t.TempDir(), "team")
 	w, err := workspace.Open(t.Context(), workspace.Config{
-		Name: "team", Dir: dir, Operator: &config.Operator{Version: 1, Owner: config.Owner{Name: "Ann", Email: "ann@localhost"}},
+		Name: "team", Dir: dir, Postgres: storetest.Config(t, dir, "team"), Operator: &config.Operator{Version: 1, Owner: config.Owner{Name: "Ann", Email: "ann@localhost"}},
 		World:    func(*config.Workspace) (broker.World, error) { return fakeWorld{}, nil },
 		Compiler: fakeCompiler{}, Spawner: s, Now: clock, Log: slog.New(slog.DiscardHandler),
 	})

@@ -86,6 +86,7 @@ func OpenPostgres(ctx context.Context, c PostgresConfig, ws host.Workspace, hold
 		return nil, err
 	}
 	s := newStore(ws, postgres)
+	s.place = "PostgreSQL at " + conf.Host + ", database " + conf.Database + ", role " + conf.User
 	defer func() {
 		if err != nil {
 			_ = s.release()

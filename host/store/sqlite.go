@@ -48,14 +48,15 @@ func Open(ctx context.Context, path string, ws host.Workspace, holder string, no
 	if err != nil {
 		return nil, err
 	}
-	return openSQLite(ctx, path, ws, holder, now, shared != "")
+	return openSQLite(ctx, path, ws, holder, now, shared)
 }
 
-func openSQLite(ctx context.Context, path string, ws host.Workspace, holder string, now time.Time, network bool) (_ *Store, err error) {
+func openSQLite(ctx context.Context, path string, ws host.Workspace, holder string, now time.Time, network string) (_ *Store, err error) {
 	if err := ws.Check(); err != nil {
 		return nil, err
 	}
 	s := newStore(ws, sqlite)
+	s.place = "SQLite"
 	lock, err := takeLock(path+".lock", holder)
 	if err != nil {
 		return nil, err
@@ -70,7 +71,8 @@ func openSQLite(ctx context.Context, path string, ws host.Workspace, holder stri
 		return nil, err
 	}
 	mode := "&_pragma=journal_mode(WAL)"
-	if network {
+	if network != "" {
+		s.place = "SQLite on " + network + ": one connection and a rollback journal, so slow; the lock is as good as that file system's"
 		// WAL shares memory between processes, which a network file system has not. The
 		// exclusive mode comes first, so that no shared lock is ever given back.
 		mode = "&_pragma=locking_mode(EXCLUSIVE)&_pragma=journal_mode(TRUNCATE)"
@@ -87,7 +89,7 @@ func openSQLite(ctx context.Context, path string, ws host.Workspace, holder stri
 	if s.conn, err = s.writer.Conn(ctx); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	if !network {
+	if network == "" {
 		if s.reader, err = open(path, 4, mode+"&_pragma=query_only(1)"); err != nil {
 			return nil, err
 		}

@@ -40,6 +40,7 @@ type Store struct {
 	ws    host.Workspace
 	epoch int64
 	d     *dialect
+	place string
 
 	writer *sql.DB
 	conn   *sql.Conn // the only one that writes; used by the writer goroutine alone
@@ -81,6 +82,9 @@ func newStore(ws host.Workspace, d *dialect) *Store {
 
 // Epoch is the lease's number; it grows with every start of a daemon.
 func (s *Store) Epoch() int64 { return s.epoch }
+
+// Place says for people where the state is kept, and how.
+func (s *Store) Place() string { return s.place }
 
 // Write runs fn in a transaction that is durable when Write returns nil. fn may run
 // in one commit together with others', each in a savepoint of its own; it must not

@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -34,20 +35,51 @@ import (
 const Switch = "MONROE_TEST_POSTGRES"
 
 // Open opens the workspace's store in a directory of the test: SQLite, or with
-// MONROE_TEST_POSTGRES=1 a database that belongs to that directory. A lease that was
-// not given back is over: whoever opens again stands for a daemon that starts later.
+// MONROE_TEST_POSTGRES=1 a database that belongs to that directory.
 func Open(t testing.TB, dir string, ws host.Workspace, now time.Time) (*store.Store, error) {
-	if os.Getenv(Switch) == "" {
-		return store.Open(context.Background(), filepath.Join(dir, "db"), ws, "test", now)
+	if c := Config(t, dir, ws); c != nil {
+		return store.OpenPostgres(context.Background(), *c, ws, "test")
 	}
-	s := Postgres(t)
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(dir))
-	d := s.Database(t, fmt.Sprintf("t%x", h.Sum64()), ws)
-	if _, err := d.Admin.Exec(`UPDATE monroe.lease SET expires_at = 0`); err != nil {
+	return store.Open(context.Background(), filepath.Join(dir, "db"), ws, "test", now)
+}
+
+// Config is where that database is, nil for SQLite. A lease that was not given back
+// is over: whoever opens again stands for a daemon that starts later.
+func Config(t testing.TB, dir string, ws host.Workspace) *store.PostgresConfig {
+	if os.Getenv(Switch) == "" {
+		return nil
+	}
+	d := Postgres(t).Database(t, nameOf(dir), ws)
+	if _, err := d.Admin.ExecContext(context.Background(), `UPDATE monroe.lease SET expires_at = 0`); err != nil {
 		t.Fatal(err)
 	}
-	return d.Open(ws, "test")
+	return &store.PostgresConfig{URL: d.URL(Role(ws), d.Name)}
+}
+
+func nameOf(dir string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(dir))
+	return fmt.Sprintf("t%x", h.Sum64())
+}
+
+// Tamper runs SQL behind the daemon's back, on what Open opens.
+func Tamper(t testing.TB, dir, query string) {
+	t.Helper()
+	var db *sql.DB
+	var err error
+	if os.Getenv(Switch) == "" {
+		db, err = sql.Open("sqlite", filepath.Join(dir, "db"))
+	} else {
+		s := Postgres(t)
+		db, err = sql.Open("pgx", s.url("boss", nameOf(dir))+"&search_path=monroe")
+	}
+	if err == nil {
+		_, err = db.ExecContext(context.Background(), query)
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Server is a running PostgreSQL.
@@ -61,7 +93,24 @@ type Server struct {
 	seeded map[string]bool
 }
 
-var shared = sync.OnceValues(func() (*Server, error) { return start(context.Background()) })
+var shared = sync.OnceValues(func() (*Server, error) {
+	running.Store(true)
+	return start(context.Background())
+})
+
+// Main runs a package's tests and removes the server that they shared.
+func Main(m *testing.M) {
+	code := m.Run()
+	if running.Load() {
+		if s, err := shared(); err == nil {
+			_ = s.stop()
+			_ = os.RemoveAll(s.dir)
+		}
+	}
+	os.Exit(code)
+}
+
+var running atomic.Bool // shared was asked for
 
 var errNone = errors.New("no PostgreSQL here: neither MONROE_POSTGRES, initdb in PATH, nor /usr/lib/postgresql/*/bin")
 
@@ -194,16 +243,23 @@ func (s *Server) up(ctx context.Context) error {
 // Crash stops the server as pg_ctl stop -m immediate does: nothing is written back.
 func (s *Server) Crash(t testing.TB) {
 	t.Helper()
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Server) stop() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.proc == nil {
-		return
+		return nil
 	}
 	if err := s.proc.Process.Signal(syscall.SIGQUIT); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	<-s.ended
 	s.proc = nil
+	return nil
 }
 
 // Restart starts it again, after a Crash.
