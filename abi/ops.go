@@ -30,6 +30,11 @@ type (
 	TimeResult struct {
 		UnixMS int64 `json:"unix_ms"`
 	}
+	// ResolvedResult answers any effect of which a person said what became of it,
+	// instead of the result that its operation has.
+	ResolvedResult struct {
+		Resolved string `json:"resolved"` // happened
+	}
 	// SleepArgs are those of time.sleep.
 	SleepArgs struct {
 		MS int64 `json:"ms"`

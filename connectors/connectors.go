@@ -47,6 +47,17 @@ type Resolver interface {
 	Resolve(context.Context, Call, Lookup) (json.RawMessage, *abi.Denial)
 }
 
+// Prober is a connector that can look for the effect of an attempt whose answer was
+// lost. Its operations of the class probe need it.
+type Prober interface {
+	// Probe plans the look-up for what the plan would have left behind. It is pure,
+	// and what it plans is a read.
+	Probe(Call, Plan) (Plan, *abi.Denial)
+	// Found reads the answer to the look-up: the result that the call would have had,
+	// or nil if its effect is not there. A denial means that nobody can tell.
+	Found(ctx context.Context, c Call, p, probe Plan, a *Answer) (*Result, *abi.Denial)
+}
+
 // Lookup performs one nested read.
 type Lookup func(ctx context.Context, operation string, args any) abi.Reply
 
@@ -61,6 +72,9 @@ type Operation struct {
 	Summary string `json:"summary"`
 	// Args is the JSON Schema of the arguments, which a model is offered as it is.
 	Args json.RawMessage `json:"args"`
+	// Window is how long the other side is sure to know an idempotency key again,
+	// counted from the first attempt. Keyed operations have one, others none.
+	Window time.Duration `json:"window_ns,omitempty"`
 	// Renderer shows the frozen bytes to the person who approves.
 	Renderer Renderer `json:"renderer"`
 	// Allow lists the only HTTP requests that the operation may make.
@@ -98,6 +112,9 @@ type Call struct {
 	Now time.Time
 	// Resolved is what Resolve returned.
 	Resolved json.RawMessage
+	// NotAfter is the moment after which nothing of this attempt may leave any more;
+	// zero means that only the plan's timeout bounds it. A plan does not see it.
+	NotAfter time.Time
 }
 
 // Plan is what a call would do.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/getmonroe/monroe/abi"
 )
@@ -23,6 +24,7 @@ type Frozen struct {
 	Maildir  *Maildir     `json:"maildir,omitempty"`
 	FileRead *FileRead    `json:"file_read,omitempty"`
 	FileList *FileList    `json:"file_list,omitempty"`
+	Find     *MaildirFind `json:"maildir_find,omitempty"`
 }
 
 // HTTPRequest is one request. A redirect is an answer, never followed.
@@ -64,6 +66,13 @@ type Maildir struct {
 	From   string   `json:"from"`
 	To     []string `json:"to"`
 	Data   []byte   `json:"data"`
+}
+
+// MaildirFind looks whether a message was delivered, and whether it is this one.
+type MaildirFind struct {
+	Folder string `json:"folder"`
+	Unique string `json:"unique"`
+	SHA256 string `json:"sha256"` // of the message, hexadecimal
 }
 
 // FileRead reads one file below a folder of the operator's.
@@ -138,6 +147,10 @@ func (f Frozen) digest(h *digester) error {
 		set++
 		h.text("file_list", l.Folder, l.Path, fmt.Sprint(l.Max))
 	}
+	if m := f.Find; m != nil {
+		set++
+		h.text("maildir_find", m.Folder, m.Unique, m.SHA256)
+	}
 	if set != 1 {
 		return fmt.Errorf("%w: %d kinds are set, exactly one is needed", ErrFrozen, set)
 	}
@@ -176,8 +189,27 @@ func (f Frozen) Kind() string {
 		return "file_read"
 	case f.FileList != nil:
 		return "file_list"
+	case f.Find != nil:
+		return "maildir_find"
 	}
 	return "none"
+}
+
+// Endpoint is where the bytes go, without paths or people: an origin, or the name of
+// a server or folder of the operator's.
+func (f Frozen) Endpoint() string {
+	switch {
+	case f.HTTP != nil:
+		scheme, rest, _ := strings.Cut(f.HTTP.URL, "://")
+		host, _, _ := strings.Cut(rest, "/")
+		host, _, _ = strings.Cut(host, "?")
+		return scheme + "://" + host
+	case f.SMTP != nil:
+		return "smtp:" + f.SMTP.Server
+	case f.Maildir != nil:
+		return "maildir:" + f.Maildir.Folder
+	}
+	return f.Kind()
 }
 
 type digester struct{ b bytes.Buffer }

@@ -152,6 +152,15 @@ const (
 	WaitUnknown  WaitKind = "outcome_unknown"
 )
 
+// Resolution is what became of an attempt whose outcome was unknown.
+type Resolution string
+
+const (
+	Happened     Resolution = "happened"       // the guest is told so; nothing is sent again
+	DidNotHappen Resolution = "did_not_happen" // it may be attempted again
+	Abandoned    Resolution = "abandoned"      // nobody can tell: the guest is told that
+)
+
 // Run is one execution of a skill. Digests pin what runs, also after a restart.
 type Run struct {
 	ID         RunID        `json:"id"`

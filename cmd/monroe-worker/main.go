@@ -54,10 +54,10 @@ func work(cfg confine.Config, stderr io.Writer) error {
 	for _, m := range c.Missing() {
 		fmt.Fprintln(stderr, "monroe-worker: INSECURE:", m)
 	}
-	host, err := socket()
-	if err != nil {
-		return err
-	}
+	// os.NewFile, unlike net.FileConn, asks the kernel nothing that the filter refuses.
+	// Reads block: one guest waits for one answer, and a poller would add two system
+	// calls to each.
+	host := os.NewFile(wire.FD, "host")
 	if cfg.Mode == confine.ModeCompile {
 		err = worker.Compile(host, c, cfg.Dir)
 	} else {
@@ -67,13 +67,4 @@ func work(cfg confine.Config, stderr io.Writer) error {
 		return nil
 	}
 	return err
-}
-
-// socket wraps the inherited descriptor. os.NewFile, unlike net.FileConn, asks the
-// kernel nothing that the filter refuses.
-func socket() (*os.File, error) {
-	if err := confine.Nonblock(wire.FD); err != nil {
-		return nil, fmt.Errorf("the socket to the host cannot be used: %w", err)
-	}
-	return os.NewFile(wire.FD, "host"), nil
 }

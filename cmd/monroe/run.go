@@ -148,6 +148,21 @@ func (e *env) waiting(ev host.Event, id host.RunID) {
 	e.printf("  follow:  monroe runs watch %s\n", id)
 }
 
+// doubt says what to do about an attempt whose outcome is unknown.
+func (e *env) doubt(v api.RunView) {
+	for _, x := range v.Log {
+		if x.Outcome == string(host.WaitUnknown) {
+			e.printf("\ncall %d, %s on %s, may have happened: %s\n", x.Call, x.Operation, x.Resource, plain(x.Reason))
+		}
+	}
+	e.printf(`look at the other side, then say what you found; nothing is sent again before that:
+  it is there:      monroe runs resolve %[1]s --happened
+  it is not there:  monroe runs resolve %[1]s --did-not-happen
+  nobody can tell:  monroe runs resolve %[1]s --abandon
+without an answer the guest is told on %[2]s that nobody knows
+`, v.ID, when(v.WakeAt))
+}
+
 func (e *env) ended(v api.RunView) {
 	e.printf("\n%s %s\n", v.ID, v.State)
 	if v.Failure != "" {
@@ -178,6 +193,8 @@ type runsCmd struct {
 	Show   runsShow   `cmd:"" help:"Show one run with its calls."`
 	Watch  runsWatch  `cmd:"" help:"Follow a run."`
 	Cancel runsCancel `cmd:"" help:"End a run."`
+
+	Resolve runsResolve `cmd:"" help:"Say what became of an attempt whose outcome is unknown."`
 }
 
 type runsList struct {
@@ -214,6 +231,9 @@ func (r runsShow) Run(e *env) error {
 			rows = append(rows, []string{fmt.Sprint(x.Call), x.Time.Local().Format("15:04:05"), what, x.Resource, string(x.Effect), strings.TrimSpace(x.Outcome + " " + x.Reason), x.Cost.String(), string(x.Receipt)})
 		}
 		e.table([]string{"CALL", "TIME", "WHAT", "ON", "EFFECT", "OUTCOME", "COST", "RECEIPT"}, rows)
+		if v.State == host.StateWaiting && v.Wait == host.WaitUnknown {
+			e.doubt(v)
+		}
 		e.ended(v)
 	})
 }
@@ -250,4 +270,25 @@ func (r runsCancel) Run(e *env) error {
 		return err
 	}
 	return e.show(map[string]any{"cancelled": r.ID}, func() { e.printf("%s is being cancelled\n", r.ID) })
+}
+
+type runsResolve struct {
+	ID           host.RunID `arg:""`
+	Call         uint32     `help:"The call that you looked at; it is refused if the run waits for another."`
+	Happened     bool       `xor:"what" required:"" help:"It happened: the skill is told so, and nothing is sent again."`
+	DidNotHappen bool       `xor:"what" required:"" help:"It did not happen: it may be attempted again; where nothing tells two sends apart, only after a new approval."`
+	Abandon      bool       `xor:"what" required:"" help:"Nobody can tell: the skill is told that."`
+}
+
+func (r runsResolve) Run(e *env) error {
+	in := api.ResolveInput{Outcome: host.Abandoned, Call: r.Call}
+	switch {
+	case r.Happened:
+		in.Outcome = host.Happened
+	case r.DidNotHappen:
+		in.Outcome = host.DidNotHappen
+	}
+	return answer(e, func(c *client.Client) (host.Run, error) { return c.Resolve(e.ctx, r.ID, in) }, func(host.Run) {
+		e.printf("%s goes on; follow it: monroe runs watch %s\n", r.ID, r.ID)
+	})
 }

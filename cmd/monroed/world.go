@@ -209,6 +209,19 @@ func (w world) Perform(ctx context.Context, permit grant.Permit, c connectors.Ca
 	return broker.Outcome{Result: o.Result, Denial: o.Denial, BytesOut: o.BytesOut, BytesIn: o.BytesIn}
 }
 
+func (w world) PlanProbe(c connectors.Call, p connectors.Plan) (connectors.Plan, *abi.Denial) {
+	return w.e.PlanProbe(c, p)
+}
+
+func (w world) Probe(ctx context.Context, permit grant.Permit, c connectors.Call, p, probe connectors.Plan) broker.Outcome {
+	found, o := w.e.Probe(ctx, permit, c, p, probe)
+	out := broker.Outcome{Denial: o.Denial, BytesOut: o.BytesOut, BytesIn: o.BytesIn, Found: found != nil}
+	if found != nil {
+		out.Result = *found
+	}
+	return out
+}
+
 func (w world) Preview(op string, p connectors.Plan) host.Preview {
 	o, _ := w.e.Operation(op)
 	v := egress.Render(p, o)

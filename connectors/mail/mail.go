@@ -164,6 +164,7 @@ func (m *Mail) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
 		unique := fmt.Sprintf("%d.%s.monroe", c.Now.Unix(), c.Key)
 		p.Frozen.Maildir = &connectors.Maildir{Folder: m.c.Maildir, Unique: unique, From: m.c.From, To: all, Data: data}
 		p.Destination = strings.Join(all, ", ") + " by maildir:" + m.c.Maildir
+		p.Timeout = 5 * time.Second // a folder of this machine
 	}
 	return p, nil
 }
@@ -212,4 +213,30 @@ func (m *Mail) Parse(_ context.Context, c connectors.Call, p connectors.Plan, _ 
 		// The reply repeats the call and says nothing new: the run's own label decides.
 		Provenance: connectors.Provenance{Internal: true, Readers: []string{connectors.Everyone}, Origins: p.Resources},
 	}, nil
+}
+
+// Probe looks for the delivered message: its file is named after the call's key, and
+// its digest must be the message's. A mail server cannot be asked.
+func (m *Mail) Probe(_ connectors.Call, p connectors.Plan) (connectors.Plan, *abi.Denial) {
+	f := p.Frozen.Maildir
+	if f == nil {
+		return connectors.Plan{}, abi.Deny(abi.Unsupported, "a mail server cannot be asked what it took", "")
+	}
+	_, sum := p.Frozen.Content()
+	return connectors.Plan{
+		Resources: p.Resources, Destination: p.Destination, Audience: []string{"workspace"},
+		Frozen: connectors.Frozen{Find: &connectors.MaildirFind{Folder: f.Folder, Unique: f.Unique, SHA256: sum}},
+	}, nil
+}
+
+// Found says what Parse would have said.
+func (m *Mail) Found(ctx context.Context, c connectors.Call, p, _ connectors.Plan, a *connectors.Answer) (*connectors.Result, *abi.Denial) {
+	if a.Status != 200 {
+		return nil, nil
+	}
+	r, d := m.Parse(ctx, c, p, a)
+	if d != nil {
+		return nil, d
+	}
+	return &r, nil
 }

@@ -35,6 +35,9 @@ type Backend interface {
 	Runs(ctx context.Context, c host.Caller, limit int) ([]host.Run, error)
 	Run(ctx context.Context, c host.Caller, id host.RunID) (RunView, error)
 	CancelRun(ctx context.Context, c host.Caller, id host.RunID) error
+	// Resolve records a person's word on an attempt whose outcome is unknown. A run
+	// that waits for none is ErrConflict.
+	Resolve(ctx context.Context, c host.Caller, id host.RunID, in ResolveInput) (host.Run, error)
 	// Events returns what happened after the event numbered after and a channel that
 	// is closed when something more may have happened. done says that the run ended
 	// and the list is complete.
@@ -80,6 +83,12 @@ type StartInput struct {
 	Skill  string          `json:"skill"`
 	Input  json.RawMessage `json:"input,omitempty"`
 	MaxUSD string          `json:"max_usd,omitempty" doc:"ceiling of this run in dollars; at most the rest of the monthly cap"`
+}
+
+// ResolveInput says what became of the attempt that a run waits for.
+type ResolveInput struct {
+	Outcome host.Resolution `json:"outcome" enum:"happened,did_not_happen,abandoned" doc:"happened: the guest is told so and nothing is sent again; did_not_happen: it may be attempted again; abandoned: the guest is told that nobody knows"`
+	Call    uint32          `json:"call,omitempty" doc:"the call that you looked at; another one than the run waits for is refused"`
 }
 
 // RunView is a run with its calls.

@@ -161,12 +161,15 @@ func yes(id host.ApprovalID, bound []byte, by string) []byte {
 // Consent is what Take returns on a yes.
 type Consent interface{ Approves(abi.Digest) bool }
 
-// Take uses up the approval that a call waits for, if a person has said yes to
+// Take uses up the approval id that a call waits for, if a person has said yes to
 // exactly this question. Without one it returns the state that the approval is in.
 // again says that the call's first attempt was cut off by a crash and its class
 // allows another: then the approval that was used for it still stands.
-func Take(tx *store.Tx, keys *vault.Keyset, q Question, again bool, now time.Time) (Consent, host.Approval, error) {
-	a, err := tx.ApprovalOf(q.Run.ID, q.Call)
+func Take(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, q Question, again bool, now time.Time) (Consent, host.Approval, error) {
+	a, err := tx.Approval(id)
+	if errors.Is(err, host.ErrNotFound) {
+		return nil, a.Approval, fmt.Errorf("%w: it is not there", ErrBroken)
+	}
 	if err != nil {
 		return nil, a.Approval, err
 	}

@@ -40,6 +40,9 @@ const (
 	KindApproval Kind = "approval" // a person's answer
 	KindAdmin    Kind = "admin"    // a change of configuration, skills or tokens
 	KindAlarm    Kind = "alarm"    // a worker tried what it may not
+	KindProbe    Kind = "probe"    // a look for the effect of an attempt that was cut off
+	KindUnknown  Kind = "unknown"  // nobody can tell what an attempt did: a person is asked
+	KindResolved Kind = "resolved" // a person's word on it, or that there was none in time
 )
 
 // Leaf is one entry. Fields only grow; the body is its JSON.
@@ -78,33 +81,40 @@ type Leaf struct {
 // Tx is what appending needs of a transaction.
 type Tx interface {
 	LeafCount() (int64, error)
-	AppendLeaf(idx int64, body, hashes []byte) error
+	AppendLeaves(first int64, bodies, hashes [][]byte) error
 	LeafHashes(idx int64) ([]byte, error)
 }
 
-// Append adds a leaf and returns its index.
-func Append(tx Tx, l Leaf) (int64, error) {
-	l.V = 1
-	body, err := json.Marshal(l)
-	if err != nil {
-		return 0, fmt.Errorf("audit: %w", err)
-	}
-	n, err := tx.LeafCount()
+// Append adds leaves and returns the index of the first.
+func Append(tx Tx, leaves ...Leaf) (int64, error) {
+	first, err := tx.LeafCount()
 	if err != nil {
 		return 0, err
 	}
-	hashes, err := tlog.StoredHashes(n, body, reader(tx))
-	if err != nil {
+	bodies, flats := make([][]byte, len(leaves)), make([][]byte, len(leaves))
+	known := reader(func(idx int64) ([]byte, error) {
+		if idx >= first {
+			return flats[idx-first], nil
+		}
+		return tx.LeafHashes(idx)
+	})
+	for i, l := range leaves {
+		l.V = 1
+		if bodies[i], err = json.Marshal(l); err != nil {
+			return 0, fmt.Errorf("audit: %w", err)
+		}
+		hashes, err := tlog.StoredHashes(first+int64(i), bodies[i], known)
+		if err != nil {
+			return 0, fmt.Errorf("audit: %w", err)
+		}
+		for _, h := range hashes {
+			flats[i] = append(flats[i], h[:]...)
+		}
+	}
+	if err := tx.AppendLeaves(first, bodies, flats); err != nil {
 		return 0, fmt.Errorf("audit: %w", err)
 	}
-	flat := make([]byte, 0, len(hashes)*tlog.HashSize)
-	for _, h := range hashes {
-		flat = append(flat, h[:]...)
-	}
-	if err := tx.AppendLeaf(n, body, flat); err != nil {
-		return 0, fmt.Errorf("audit: %w", err)
-	}
-	return n, nil
+	return first, nil
 }
 
 // Receipt names a leaf to people and programs.
@@ -112,12 +122,12 @@ func Receipt(leaf int64) host.ReceiptID { return host.ReceiptID(fmt.Sprintf("rcp
 
 // reader finds stored hashes. Hash n of level l is complete with leaf (n+1)·2^l-1,
 // and lies there as the l-th.
-func reader(tx Tx) tlog.HashReader {
+func reader(of func(leaf int64) ([]byte, error)) tlog.HashReader {
 	return tlog.HashReaderFunc(func(idx []int64) ([]tlog.Hash, error) {
 		out := make([]tlog.Hash, len(idx))
 		for i, x := range idx {
 			level, n := tlog.SplitStoredHashIndex(x)
-			flat, err := tx.LeafHashes((n+1)<<level - 1)
+			flat, err := of((n+1)<<level - 1)
 			if err != nil {
 				return nil, err
 			}
@@ -134,7 +144,7 @@ func reader(tx Tx) tlog.HashReader {
 // Checkpoint signs the tree that the first n leaves make. The note is kept outside
 // the database by whoever wants to hold the log to it.
 func Checkpoint(tx Tx, n int64, s note.Signer) ([]byte, error) {
-	root, err := tlog.TreeHash(n, reader(tx))
+	root, err := tlog.TreeHash(n, reader(tx.LeafHashes))
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
@@ -158,7 +168,7 @@ func Extends(tx Tx, n int64, h Head) error {
 	if n < h.Size {
 		return fmt.Errorf("%w: the log has %d leaves, a checkpoint of %d is signed already", ErrTampered, n, h.Size)
 	}
-	root, err := tlog.TreeHash(h.Size, reader(tx))
+	root, err := tlog.TreeHash(h.Size, reader(tx.LeafHashes))
 	if err != nil {
 		return fmt.Errorf("%w: the signed beginning of the log cannot be rebuilt: %w", ErrTampered, err)
 	}

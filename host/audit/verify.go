@@ -12,6 +12,8 @@ import (
 //   - no outcome without a decision that allowed it, and one outcome at most;
 //   - no effect that asks without an approval, and every approval used once: by one
 //     call, for one action, which is tried again only if a crash took its outcome;
+//   - an attempt whose outcome is unknown is followed by no other before somebody has
+//     said that it did not happen;
 //   - nothing costs more than was reserved for it, unless the leaf says so.
 //
 // The zero Books is empty.
@@ -19,7 +21,8 @@ type Books struct {
 	Calls, Effects, Denials, Approvals, Alarms int
 	Cost                                       abi.MicroUSD
 
-	open     map[callKey]Leaf // allowed, without an outcome yet
+	open     map[callKey]Leaf   // allowed, without an outcome yet
+	doubt    map[callKey]string // the resolution of an unknown outcome, empty while there is none
 	answered map[host.ApprovalID]bool
 	used     map[host.ApprovalID]bool
 }
@@ -36,6 +39,7 @@ type callKey struct {
 func (b *Books) Add(idx int64, l Leaf) error {
 	if b.open == nil {
 		b.open, b.answered, b.used = map[callKey]Leaf{}, map[host.ApprovalID]bool{}, map[host.ApprovalID]bool{}
+		b.doubt = map[callKey]string{}
 	}
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: leaf %d: %s", ErrTampered, idx, fmt.Sprintf(format, args...))
@@ -51,6 +55,10 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		if l.Verdict != "allow" {
 			break
 		}
+		if said, ok := b.doubt[key]; ok && said != string(host.DidNotHappen) {
+			return bad("it was attempted again although its outcome is unknown")
+		}
+		delete(b.doubt, key)
 		if l.Effect.Asks() {
 			if l.Approval == "" || !b.answered[l.Approval] {
 				return bad("a %s was allowed without an approval", l.Effect)
@@ -83,9 +91,19 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		if l.Code != "" {
 			b.Denials++
 		}
+	case KindUnknown:
+		if _, ok := b.open[key]; !ok {
+			return bad("an unknown outcome without a decision")
+		}
+		b.doubt[key] = ""
+	case KindResolved:
+		if said, ok := b.doubt[key]; !ok || said != "" {
+			return bad("an outcome was resolved that nobody asked for")
+		}
+		b.doubt[key] = l.Verdict
 	case KindAlarm:
 		b.Alarms++
-	case KindStart, KindEnd, KindAdmin:
+	case KindProbe, KindStart, KindEnd, KindAdmin:
 	default:
 		return bad("unknown kind %q", l.Kind)
 	}

@@ -39,6 +39,11 @@ type World interface {
 	Plan(context.Context, connectors.Call) (connectors.Plan, *abi.Denial)
 	// Perform sends exactly the frozen bytes that the permit covers.
 	Perform(context.Context, grant.Permit, connectors.Call, connectors.Plan, func(text string)) Outcome
+	// PlanProbe freezes the look for what a plan's attempt may have left behind. A
+	// denial says that it cannot be looked for.
+	PlanProbe(connectors.Call, connectors.Plan) (connectors.Plan, *abi.Denial)
+	// Probe looks. A denial says that nobody can tell.
+	Probe(ctx context.Context, p grant.Permit, c connectors.Call, plan, probe connectors.Plan) Outcome
 	// Preview shows frozen bytes to a person.
 	Preview(operation string, p connectors.Plan) host.Preview
 }
@@ -48,6 +53,8 @@ type Outcome struct {
 	Result            connectors.Result
 	Denial            *abi.Denial
 	BytesOut, BytesIn int64
+	// Found says that a probe found the effect; Result is that of the call then.
+	Found bool
 }
 
 // Scanner labels bytes that leave or enter. A nil Scanner finds nothing.
@@ -73,6 +80,9 @@ type Config struct {
 	Scanner Scanner
 	Rules   func() Rules
 	Now     func() time.Time
+	// DoubtLife is how long a person is asked what became of an attempt whose outcome
+	// is unknown; 0 means DefaultDoubtLife. Then the guest is told that it is unknown.
+	DoubtLife time.Duration
 }
 
 // Broker is the door of one workspace. It is safe for concurrent use by many
@@ -117,6 +127,18 @@ func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Repl
 	// 2. Freeze the bytes that would leave. Frozen bytes are never rebuilt.
 	c := &call{n: n, started: b.Now(), fp: fp, raw: raw, req: req, denial: denial, held: s.Held, label: s.Held, lost: past != nil && past.Attempts > 0}
 	b.plan(ctx, s, c, past)
+	// An attempt without an answer comes first: what became of it is asked before
+	// anything is decided anew.
+	if err := b.settleDoubt(ctx, s, c, past, ""); err != nil {
+		return Reply{}, err
+	}
+	if c.answered {
+		b.scanIn(ctx, c)
+		return b.settle(ctx, s, c)
+	}
+	if c.denial == nil {
+		c.denial = c.gone
+	}
 	// 3. Scan them, if they leave the workspace.
 	b.scanOut(ctx, s, c)
 	// 4. and 5. Decide, reserve, take the approval, write the attempt: one
@@ -130,6 +152,20 @@ func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Repl
 	if c.denial == nil {
 		if err := b.perform(ctx, s, c, permit); err != nil {
 			return Reply{}, err
+		}
+	}
+	if c.inDoubt() {
+		why := c.denial.Reason
+		c.denial = nil
+		attempted, err := s.Log.Recall(n, fp)
+		if err == nil {
+			err = b.settleDoubt(ctx, s, c, attempted, why)
+		}
+		if err != nil {
+			return Reply{}, err
+		}
+		if !c.answered { // it may be attempted again at once
+			return b.Do(ctx, s, n, raw)
 		}
 	}
 	// 7. Label what came back.
@@ -160,7 +196,9 @@ type call struct {
 	reserved  abi.MicroUSD
 	decided   bool // a decision leaf exists
 	attempted bool
-	lost      bool // an earlier attempt's outcome was lost in a crash
+	lost      bool        // an earlier attempt's outcome was lost in a crash
+	answered  bool        // what became of an earlier attempt is the answer
+	gone      *abi.Denial // the operation is not there any more, though it was attempted
 
 	denial *abi.Denial // the answer so far, when it is a refusal
 	result any
@@ -168,6 +206,7 @@ type call struct {
 	out    Outcome
 	cost   abi.MicroUSD
 	writes func(*store.Tx) error // of an own op, in the settling transaction
+	closes func(*store.Tx) error // books earlier attempts, in the settling transaction
 	value  bool                  // no effect: the record may wait for the next commit
 }
 
@@ -185,14 +224,18 @@ func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry)
 		return
 	}
 	operation, args, denial := b.operation(c.req)
-	if denial != nil {
-		c.denial = denial
-		return
-	}
 	c.op = b.ops[operation]
+	if denial != nil {
+		if past == nil || past.Attempts == 0 {
+			c.denial = denial
+			return
+		}
+		c.gone, operation = denial, past.Body.Operation
+		c.op = connectors.Operation{Name: operation, Effect: past.Body.Effect, Replay: abi.ReplayBlind}
+	}
 	c.invoke = connectors.Call{Operation: operation, Args: args, Now: c.started}
 	if past != nil && past.Planned {
-		b.replan(s, c, past)
+		b.replan(c, past)
 		return
 	}
 	key, err := b.Keys.IdempotencyKey(s.Run.ID, c.n, operation)
@@ -209,7 +252,7 @@ func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry)
 }
 
 // replan takes the frozen plan of a call that stopped before its answer.
-func (b *Broker) replan(s *Session, c *call, past *pastEntry) {
+func (b *Broker) replan(c *call, past *pastEntry) {
 	c.recorded = true
 	c.started, c.invoke.Now, c.invoke.Key = past.Started, past.Started, past.Body.Key
 	c.plan, c.held, c.attempts = past.Plan, past.Label, past.Attempts

@@ -87,16 +87,6 @@ type decision struct {
 // first; only then is anything written down.
 func (d *decision) commit(tx *store.Tx) error {
 	c := d.c
-	if c.attempts > 0 && !repeatable(c.op.Replay) {
-		var err error
-		c.cost, err = d.settleOpen(tx)
-		c.denial = &abi.Denial{
-			Code: abi.OutcomeUnknown, Effect: abi.OutcomeMay,
-			Reason: "the host stopped after this was attempted and before the answer came; it may have happened",
-			Remedy: "look at the other side before you try again; a second attempt is a new call and asks again",
-		}
-		return err
-	}
 	if c.verdict.Outcome == grant.Ask {
 		if err := d.seekConsent(tx); err != nil || c.denial != nil || d.wait != "" {
 			return err
@@ -114,7 +104,10 @@ func (d *decision) commit(tx *store.Tx) error {
 		return err
 	}
 	c.attempts++
-	err := d.s.Log.Add(journal.Attempt, c.n, d.now, journal.Body{Attempt: c.attempts, Key: c.invoke.Key}, c.held)
+	c.invoke.NotAfter = deadline(d.now, c.plan)
+	err := d.s.Log.Add(journal.Attempt, c.n, d.now, journal.Body{
+		Attempt: c.attempts, Key: c.invoke.Key, NotAfter: c.invoke.NotAfter.UnixNano(), Epoch: tx.Epoch(), Endpoint: c.plan.Frozen.Endpoint(),
+	}, c.held)
 	if err != nil {
 		return err
 	}
@@ -132,7 +125,7 @@ func (d *decision) seekConsent(tx *store.Tx) error {
 	if c.approval == "" {
 		return d.ask(tx, q)
 	}
-	consent, a, err := approval.Take(tx, d.b.Keys, q, c.attempts > 0, d.now)
+	consent, a, err := approval.Take(tx, d.b.Keys, c.approval, q, c.attempts > 0 && repeatable(c.op.Replay), d.now)
 	d.asked = a
 	switch {
 	case errors.Is(err, approval.ErrBroken):
@@ -207,22 +200,11 @@ func repeatable(r abi.ReplayClass) bool {
 	return false
 }
 
-// settleOpen books what attempts before a crash had reserved, in full: it may have
-// been used.
-func (d *decision) settleOpen(tx *store.Tx) (sum abi.MicroUSD, err error) {
-	open, err := tx.OpenReservations(d.s.Run.ID, d.c.n)
-	for _, attempt := range open {
-		booked, e := spend.Settle(tx, d.s.Run, d.c.n, attempt, d.c.plan.Ceiling, nil)
-		sum, err = sum+booked, errors.Join(err, e)
-	}
-	return sum, err
-}
-
 // reserve puts the ceiling aside.
 func (d *decision) reserve(tx *store.Tx) error {
 	c := d.c
 	if c.attempts > 0 {
-		if _, err := d.settleOpen(tx); err != nil {
+		if _, err := settleOpen(tx, d.s, c, nil); err != nil {
 			return err
 		}
 	}

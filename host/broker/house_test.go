@@ -33,6 +33,8 @@ type fakeWorld struct {
 	hook      func(sent) // runs when the bytes have left
 	answer    func(sent) broker.Outcome
 	before    func(connectors.Call) // runs before the bytes leave
+	probes    int
+	found     *bool // what a probe finds; nil: it fails
 }
 
 type sent struct{ operation, to, key string }
@@ -42,7 +44,9 @@ func (w *fakeWorld) Operations() []connectors.Operation {
 	return []connectors.Operation{
 		{Name: "notes.read", Version: 1, Effect: abi.EffectRead, Replay: abi.ReplayPure, Args: args},
 		{Name: "mail.send", Version: 1, Effect: abi.EffectSend, Replay: abi.ReplayBlind, Args: args},
-		{Name: "docs.write", Version: 1, Effect: abi.EffectWrite, Replay: abi.ReplayKeyed, Args: args},
+		{Name: "docs.write", Version: 1, Effect: abi.EffectWrite, Replay: abi.ReplayKeyed, Window: 24 * time.Hour, Args: args},
+		{Name: "box.send", Version: 1, Effect: abi.EffectSend, Replay: abi.ReplayProbe, Args: args},
+		{Name: "page.put", Version: 1, Effect: abi.EffectWrite, Replay: abi.ReplayConditional, Args: args},
 		{Name: "odd.write", Version: 1, Effect: abi.EffectWrite, Replay: "someday", Args: args},
 		{Name: "model.ask", Version: 1, Effect: abi.EffectMetered, Replay: abi.ReplayPure, Args: args},
 	}
@@ -96,6 +100,24 @@ func (w *fakeWorld) Perform(_ context.Context, p grant.Permit, c connectors.Call
 		},
 		BytesOut: 10, BytesIn: 20,
 	}
+}
+
+func (w *fakeWorld) PlanProbe(_ connectors.Call, p connectors.Plan) (connectors.Plan, *abi.Denial) {
+	p.Audience, p.Ceiling = []string{"workspace"}, 0
+	p.Frozen = connectors.Frozen{HTTP: &connectors.HTTPRequest{Method: "GET", URL: "https://" + p.Destination + "/"}}
+	return p, nil
+}
+
+func (w *fakeWorld) Probe(_ context.Context, p grant.Permit, c connectors.Call, plan, probe connectors.Plan) broker.Outcome {
+	digest, err := probe.Digest()
+	if err != nil || !p.Covers(digest) {
+		w.t.Errorf("%s was looked for without a permit (%v)", c.Operation, err)
+	}
+	w.probes++
+	if w.found == nil {
+		return broker.Outcome{Denial: abi.Deny(abi.Upstream, "down", "")}
+	}
+	return broker.Outcome{Found: *w.found, Result: connectors.Result{Reply: "found it", Cost: new(abi.MicroUSD), Provenance: connectors.Provenance{Internal: true, Readers: []string{"workspace"}, Origins: plan.Resources}}}
 }
 
 func (w *fakeWorld) Preview(string, connectors.Plan) host.Preview {
@@ -218,6 +240,26 @@ func (h *house) crash() {
 	h.resume()
 }
 
+// later lets the last attempt's time pass, so that it may be looked into.
+func (h *house) later() { h.now = h.now.Add(time.Minute) }
+
+// resolve is a person's word on what the run waits for, as the workspace writes it.
+func (h *house) resolve(r host.Resolution) {
+	h.t.Helper()
+	h.resume()
+	e := h.s.Log.InDoubt()
+	if e == nil {
+		h.t.Fatal("nothing is in doubt")
+	}
+	h.must(h.s.Log.Add(journal.Resolved, e.Call, h.now, journal.Body{Verdict: string(r), By: string(person.ID)}, e.Label))
+	h.must(h.s.Flush(h.t.Context(), h.store))
+	h.write(func(tx *store.Tx) error {
+		_, err := audit.Append(tx, audit.Leaf{Kind: audit.KindResolved, Run: h.run, Call: e.Call, Who: person.ID, Verdict: string(r)})
+		return err
+	})
+	h.crash()
+}
+
 // tamper changes the database behind the daemon's back.
 func (h *house) tamper(query string) {
 	h.t.Helper()
@@ -278,7 +320,11 @@ func (h *house) waits(n uint32, raw []byte, kind host.WaitKind) {
 
 func (h *house) approval(n uint32) (a store.Approval) {
 	h.t.Helper()
-	h.read(func(tx *store.Tx) (err error) { a, err = tx.ApprovalOf(h.run, n); return err })
+	for _, e := range h.s.Log.Entries() {
+		if e.Call == n {
+			h.read(func(tx *store.Tx) (err error) { a, err = tx.Approval(e.Approval); return err })
+		}
+	}
 	return a
 }
 

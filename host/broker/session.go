@@ -61,13 +61,11 @@ func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx)
 			return err
 		}
 		seq, chain := s.Log.Head()
-		for _, l := range s.leaves {
-			l.Seq, l.Chain = seq, chain.String()
-			if _, err := audit.Append(tx, l); err != nil {
-				return err
-			}
+		for i := range s.leaves {
+			s.leaves[i].Seq, s.leaves[i].Chain = seq, chain.String()
 		}
-		return nil
+		_, err := audit.Append(tx, s.leaves...)
+		return err
 	})
 	s.Log.Staged(err)
 	if err == nil {

@@ -100,6 +100,9 @@ func (b *Broker) book(tx *store.Tx, s *Session, c *call) error {
 			return err
 		}
 	}
+	if c.closes != nil {
+		return c.closes(tx)
+	}
 	if c.reserved == 0 {
 		return nil
 	}
@@ -196,8 +199,11 @@ func Views(entries []*journal.Entry) []host.CallView {
 		v := host.CallView{
 			Call: journal.Guest(e.Call), Time: e.Started, Op: e.Body.Op, Operation: e.Body.Operation, Resource: e.Body.Resource, Effect: e.Body.Effect, Outcome: "waiting",
 		}
+		if d := e.Unknown; d != nil && d.Resolution == "" {
+			v.Outcome, v.Reason = string(host.WaitUnknown), d.Why
+		}
 		if a := e.Answer; a != nil {
-			v.Outcome, v.Cost, v.Receipt = "ok", a.Body.Cost, a.Body.Receipt
+			v.Outcome, v.Reason, v.Cost, v.Receipt = "ok", "", a.Body.Cost, a.Body.Receipt
 			if a.Body.Code != "" {
 				v.Outcome = string(a.Body.Code)
 				if r, err := abi.DecodeReply(a.Reply); err == nil && r.Error != nil {

@@ -35,6 +35,7 @@ import (
 	"regexp"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
@@ -64,6 +65,9 @@ type Config struct {
 	// OwnAddresses are those of this machine, refused like private ones; nil means
 	// that its interfaces are asked at each dial.
 	OwnAddresses func() []netip.Addr
+	// Now is the clock that an attempt's last moment is held to just before its first
+	// byte; nil means the machine's.
+	Now func() time.Time
 }
 
 // Opening lets one operation reach one address that is not public, such as a model
@@ -120,6 +124,9 @@ type entry struct {
 // New checks every descriptor and every configured place.
 func New(c Config) (*Egress, error) {
 	form := regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}\.[a-z][a-z0-9_]{0,31}$`)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	e := &Egress{c: c, ops: map[string]entry{}}
 	for _, con := range c.Connectors {
 		for _, op := range con.Operations() {
@@ -131,6 +138,9 @@ func New(c Config) (*Egress, error) {
 			}
 			if err := checkOperation(op); err != nil {
 				return nil, fmt.Errorf("egress: %s: %w", op.Name, err)
+			}
+			if _, ok := con.(connectors.Prober); !ok && op.Replay == abi.ReplayProbe {
+				return nil, fmt.Errorf("egress: %s: its class is probe and its connector cannot look", op.Name)
 			}
 			d, err := DescriptorDigest(op)
 			if err != nil {
@@ -175,6 +185,8 @@ func checkOperation(op connectors.Operation) error {
 		return fmt.Errorf("an operation with the effect %s cannot be pure", op.Effect)
 	case !slices.Contains([]connectors.Renderer{connectors.RenderRaw, connectors.RenderHTTP, connectors.RenderMail, connectors.RenderFile}, op.Renderer):
 		return fmt.Errorf("the renderer %q is not one of the host's", op.Renderer)
+	case (op.Replay == abi.ReplayKeyed) != (op.Window > 0):
+		return fmt.Errorf("a keyed operation says for how long its keys are known, and no other does")
 	case op.Summary == "":
 		return fmt.Errorf("it has no summary")
 	}

@@ -23,10 +23,17 @@ const (
 // http performs one request over a connection of its own. The transport alone is
 // used, not a client: so there are no redirects, cookies or retries.
 func (a *attempt) http(ctx context.Context, f *connectors.HTTPRequest) (*connectors.Answer, *abi.Denial) {
-	var connected atomic.Bool
+	var connected, overdue atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		// It fires when TLS is finished and before the first byte of the request.
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+		GotConn: func(got httptrace.GotConnInfo) {
+			if a.late() { // closed, nothing can be written to it any more
+				overdue.Store(true)
+				_ = got.Conn.Close()
+				return
+			}
+			connected.Store(true)
+		},
 	})
 	req, err := newRequest(ctx, f)
 	if err != nil {
@@ -58,6 +65,9 @@ func (a *attempt) http(ctx context.Context, f *connectors.HTTPRequest) (*connect
 	}
 	a.close = append(a.close, t.CloseIdleConnections)
 	resp, err := t.RoundTrip(req)
+	if err != nil && overdue.Load() {
+		err = errLate
+	}
 	if err != nil {
 		return nil, a.failed(err, connected.Load())
 	}

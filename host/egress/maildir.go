@@ -28,6 +28,9 @@ func (a *attempt) maildir(m *connectors.Maildir) (*connectors.Answer, *abi.Denia
 	if !regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$`).MatchString(m.Unique) {
 		return nil, abi.Deny(abi.Internal, "the message's file name is not usable", "")
 	}
+	if a.late() {
+		return nil, a.failed(errLate, false)
+	}
 	appeared, err := deliverMaildir(path, m)
 	if err != nil {
 		if appeared {
@@ -51,8 +54,8 @@ func deliverMaildir(path string, m *connectors.Maildir) (appeared bool, err erro
 		return false, fmt.Errorf("maildir: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	if there, err := delivered(root, m.Unique); err != nil || there {
-		return there, err
+	if there, err := delivered(root, m.Unique); err != nil || there != "" {
+		return there != "", err
 	}
 	tmp, final := "tmp/"+m.Unique, "new/"+m.Unique
 	if err := root.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -88,30 +91,34 @@ func deliverMaildir(path string, m *connectors.Maildir) (appeared bool, err erro
 	return true, nil
 }
 
-// delivered looks whether a reader has the message already, also where it moved it.
-func delivered(root *os.Root, unique string) (bool, error) {
+// delivered finds the message that a reader has already, also where it moved it. It
+// returns its path, empty if there is none.
+func delivered(root *os.Root, unique string) (string, error) {
 	if _, err := root.Lstat("new/" + unique); err == nil {
-		return true, nil
+		return "new/" + unique, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("maildir: %w", err)
+		return "", fmt.Errorf("maildir: %w", err)
 	}
 	dir, err := root.Open("cur")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
 	if err != nil {
-		return false, fmt.Errorf("maildir: %w", err)
+		return "", fmt.Errorf("maildir: %w", err)
 	}
 	defer func() { _ = dir.Close() }()
 	for {
 		names, err := dir.Readdirnames(1024)
 		for _, n := range names {
 			if n == unique || strings.HasPrefix(n, unique+":") {
-				return true, nil
+				return "cur/" + n, nil
 			}
 		}
 		if err == io.EOF {
-			return false, nil
+			return "", nil
 		}
 		if err != nil {
-			return false, fmt.Errorf("maildir: %w", err)
+			return "", fmt.Errorf("maildir: %w", err)
 		}
 	}
 }

@@ -33,6 +33,8 @@ type attempt struct {
 	plan    connectors.Plan
 	emit    func(string)
 	in, out atomic.Int64
+	// notAfter is when the attempt is over: its zero value is never.
+	notAfter time.Time
 	// changes says that the operation changes something outside, so that a lost
 	// answer is a question for a person.
 	changes bool
@@ -64,7 +66,12 @@ func (e *Egress) Perform(ctx context.Context, permit Permit, call connectors.Cal
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	a := &attempt{e: e, op: x.op, plan: p, emit: emit, changes: x.op.Effect.Asks() || x.op.Effect == abi.EffectRespond}
+	if !call.NotAfter.IsZero() {
+		var over context.CancelFunc
+		ctx, over = context.WithDeadline(ctx, call.NotAfter)
+		defer over()
+	}
+	a := &attempt{e: e, op: x.op, plan: p, emit: emit, notAfter: call.NotAfter, changes: x.op.Effect.Asks() || x.op.Effect == abi.EffectRespond}
 	defer func() {
 		for _, f := range a.close {
 			f()
@@ -102,6 +109,8 @@ func (a *attempt) perform(ctx context.Context) (*connectors.Answer, *abi.Denial)
 		return a.fileRead(f.FileRead)
 	case f.FileList != nil:
 		return a.fileList(f.FileList)
+	case f.Find != nil:
+		return a.find(f.Find)
 	}
 	return nil, abi.Deny(abi.Internal, "the host does not know this kind of frozen bytes", "")
 }
@@ -115,11 +124,25 @@ func (a *attempt) lost() abi.Outcome {
 	return abi.OutcomeMay
 }
 
+// errLate is why an attempt stops whose time was over before anything left.
+var errLate = errors.New("the attempt's time is over")
+
+// late reports whether nothing may leave any more. Both clocks are asked: the
+// monotonic one stands still while a machine sleeps, and the wall may be set back. It
+// is asked last, just before the first byte.
+func (a *attempt) late() bool {
+	if a.notAfter.IsZero() {
+		return false
+	}
+	now := a.e.c.Now()
+	return now.After(a.notAfter) || now.Round(0).After(a.notAfter.Round(0))
+}
+
 // failed says what an error means. Handed is whether any of the frozen bytes may
 // have reached the other side.
 func (a *attempt) failed(err error, handed bool) *abi.Denial {
 	var timeout net.Error
-	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+	late := errors.Is(err, errLate) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 	switch {
 	case handed && a.changes:
 		return &abi.Denial{

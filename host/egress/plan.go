@@ -102,7 +102,7 @@ func checkPlan(op connectors.Operation, p connectors.Plan) error {
 	switch {
 	case f.HTTP != nil:
 		return checkHTTP(op, p)
-	case f.FileRead != nil || f.FileList != nil:
+	case f.FileRead != nil || f.FileList != nil || f.Find != nil:
 		if op.Effect != abi.EffectRead {
 			return fmt.Errorf("%s reads a file although its effect is %s", op.Name, op.Effect)
 		}

@@ -117,6 +117,9 @@ func (a *attempt) deliver(ctx context.Context, server SMTPServer, m *connectors.
 			return false, err
 		}
 	}
+	if a.late() {
+		return false, errLate
+	}
 	w, err := c.Data()
 	if err != nil {
 		return false, err

@@ -46,6 +46,9 @@ const (
 	GateResult Kind = "GATE_RESULT" // what the person said
 	Attempt    Kind = "ATTEMPT"     // the first byte may leave after this is durable
 	Result     Kind = "RESULT"      // the answer
+	Probe      Kind = "PROBE"       // what a look for an attempt's effect found
+	Unknown    Kind = "UNKNOWN"     // nobody can tell whether an attempt had its effect: a person is asked
+	Resolved   Kind = "RESOLVED"    // what became of it, in a person's word or for want of one
 	End        Kind = "END"         // the run's end
 )
 
@@ -74,6 +77,11 @@ type Body struct {
 	Resource    string          `cbor:"17,keyasint,omitempty"`
 	Replay      abi.ReplayClass `cbor:"18,keyasint,omitempty"`
 	Wake        int64           `cbor:"19,keyasint,omitempty"` // of a timer, ns since 1970
+	Why         string          `cbor:"20,keyasint,omitempty"` // host's words: why an outcome is unknown
+	By          string          `cbor:"21,keyasint,omitempty"` // principal id of who resolved it, empty for the host
+	NotAfter    int64           `cbor:"22,keyasint,omitempty"` // no byte of the attempt leaves after it, ns since 1970
+	Epoch       int64           `cbor:"23,keyasint,omitempty"` // of the lease under which the attempt was made
+	Endpoint    string          `cbor:"24,keyasint,omitempty"` // where the attempt went
 }
 
 // Entry is one host call, folded from its records.
@@ -87,7 +95,20 @@ type Entry struct {
 	Approval host.ApprovalID // the last gate, if any
 	Gated    bool            // waits for a person
 	Attempts int
+	First    time.Time // of the first attempt
+	NotAfter time.Time // of the last attempt
+	Unknown  *Doubt    // about the last attempt
 	Answer   *Answer
+}
+
+// Doubt is an attempt of which nobody can tell whether it had its effect.
+type Doubt struct {
+	Since time.Time
+	Why   string
+	// Resolution is what became of it; empty while the question is open.
+	Resolution host.Resolution
+	// Asked says that a person was asked for an approval after that.
+	Asked bool
 }
 
 // Answer is what the guest got.
@@ -240,13 +261,30 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 		e.Planned = true
 	case Gate:
 		e.Approval, e.Gated = b.Approval, true
+		if e.Unknown != nil {
+			e.Unknown.Asked = true
+		}
 	case GateResult:
 		e.Gated = false
 	case Attempt:
-		e.Attempts = b.Attempt
+		e.Attempts, e.Unknown = b.Attempt, nil
+		if e.First.IsZero() {
+			e.First = at
+		}
+		e.NotAfter = time.Time{}
+		if b.NotAfter != 0 {
+			e.NotAfter = time.Unix(0, b.NotAfter).UTC()
+		}
+	case Unknown:
+		e.Unknown = &Doubt{Since: at, Why: b.Why}
+	case Resolved:
+		if e.Unknown == nil {
+			return fmt.Errorf("%w: call %d was resolved and was never in doubt", ErrCorrupt, call)
+		}
+		e.Unknown.Resolution = host.Resolution(b.Verdict)
 	case Value, Result:
 		e.Answer = &Answer{Reply: b.Reply, At: at, Label: lab, Body: b}
-	case End:
+	case Probe, End:
 	default:
 		return fmt.Errorf("%w: unknown kind %q", ErrCorrupt, k)
 	}
@@ -300,6 +338,17 @@ func (l *Log) Entries() []*Entry {
 		return cmp.Or(cmp.Compare(Guest(a.Call), Guest(b.Call)), -cmp.Compare(a.Call/parts, b.Call/parts), cmp.Compare(a.Call, b.Call))
 	})
 	return slices.DeleteFunc(list, func(e *Entry) bool { return e.Call == 0 }) // the run's end
+}
+
+// InDoubt is the call whose outcome a person is asked for, nil if there is none. A
+// run has at most one: it waits before it goes on.
+func (l *Log) InDoubt() *Entry {
+	for _, e := range l.entries {
+		if e.Answer == nil && e.Unknown != nil && e.Unknown.Resolution == "" {
+			return e
+		}
+	}
+	return nil
 }
 
 // Add writes a record into memory. It is durable when a transaction that Stage was

@@ -51,6 +51,14 @@ func (fakeWorld) Plan(context.Context, connectors.Call) (connectors.Plan, *abi.D
 func (fakeWorld) Perform(context.Context, grant.Permit, connectors.Call, connectors.Plan, func(string)) broker.Outcome {
 	return broker.Outcome{}
 }
+
+func (fakeWorld) PlanProbe(connectors.Call, connectors.Plan) (connectors.Plan, *abi.Denial) {
+	return connectors.Plan{}, abi.Deny(abi.Unsupported, "none", "")
+}
+
+func (fakeWorld) Probe(context.Context, grant.Permit, connectors.Call, connectors.Plan, connectors.Plan) broker.Outcome {
+	return broker.Outcome{}
+}
 func (fakeWorld) Preview(string, connectors.Plan) host.Preview { return host.Preview{} }
 
 // fakeSpawner starts workers that follow a script each.
@@ -138,13 +146,18 @@ func newBench(t *testing.T, s *fakeSpawner) *bench {
 
 func benchAt(t *testing.T, s *fakeSpawner, clock func() time.Time) *bench {
 	t.Helper()
+	return benchIn(t, s, clock, fakeWorld{})
+}
+
+func benchIn(t *testing.T, s *fakeSpawner, clock func() time.Time, world broker.World) *bench {
+	t.Helper()
 	if s.ready == "" {
 		s.ready = engine
 	}
 	dir := filepath.Join(t.TempDir(), "team")
 	w, err := workspace.Open(t.Context(), workspace.Config{
 		Name: "team", Dir: dir, Postgres: storetest.Config(t, dir, "team"), Operator: &config.Operator{Version: 1, Owner: config.Owner{Name: "Ann", Email: "ann@localhost"}},
-		World:    func(*config.Workspace) (broker.World, error) { return fakeWorld{}, nil },
+		World:    func(*config.Workspace) (broker.World, error) { return world, nil },
 		Compiler: fakeCompiler{}, Spawner: s, Now: clock, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 
 // Tx is what the ledger needs of a transaction.
 type Tx interface {
-	SpendTotal(scope string) (store.Total, error)
+	SpendTotals(scopes ...string) ([]store.Total, error)
 	Reserve(run, root host.RunID, call uint32, attempt int, period string, amount abi.MicroUSD) error
 	Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD) error
 	SetWarned(scope string, percent int) error
@@ -57,14 +57,11 @@ func Reserve(tx Tx, run host.Run, call uint32, attempt int, amount, limit abi.Mi
 		return NoBudget, 0, fmt.Errorf("spend: a negative amount %d", amount)
 	}
 	period := store.PeriodScope(Period(now))
-	month, err := tx.SpendTotal(period)
+	totals, err := tx.SpendTotals(period, store.RunScope(run.Root))
 	if err != nil {
 		return NoCap, 0, err
 	}
-	tree, err := tx.SpendTotal(store.RunScope(run.Root))
-	if err != nil {
-		return NoBudget, 0, err
-	}
+	month, tree := totals[0], totals[1]
 	// Subtract instead of adding, so that nothing can overflow.
 	if amount > run.Budget-tree.Settled-tree.Reserved {
 		return NoBudget, 0, nil

@@ -58,7 +58,7 @@ var numberedOnes sync.Map // the statements are constants of this package, so it
 // lease is a term that has to be renewed. A nil lease never ends.
 type lease struct {
 	ttl   time.Duration
-	began time.Time // of the last renewal; of the writer goroutine alone
+	began time.Time // of the last renewal; of whoever has the turn
 	tick  *time.Ticker
 	end   *time.Timer // fires when the term is over by this machine's clock
 }
@@ -70,13 +70,6 @@ func newLease(ttl time.Duration, asked time.Time, lost func()) *lease {
 		ttl: ttl, began: asked, tick: time.NewTicker(ttl / 3),
 		end: time.AfterFunc(time.Until(asked.Add(ttl)), lost),
 	}
-}
-
-func (l *lease) due() <-chan time.Time {
-	if l == nil {
-		return nil
-	}
-	return l.tick.C
 }
 
 func (l *lease) isDue() bool { return l != nil && time.Since(l.began) >= l.ttl/4 }

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -38,12 +39,6 @@ func (tx *Tx) InsertApproval(a Approval) error {
 // Approval returns one approval.
 func (tx *Tx) Approval(id host.ApprovalID) (Approval, error) {
 	a, err := scanApproval(tx.row(`SELECT `+approvalColumns+` FROM approval WHERE ws = ? AND approval_id = ?`, tx.ws, id).Scan)
-	return a, absent(err)
-}
-
-// ApprovalOf returns the approval that a run's call waits for.
-func (tx *Tx) ApprovalOf(run host.RunID, call uint32) (Approval, error) {
-	a, err := scanApproval(tx.row(`SELECT `+approvalColumns+` FROM approval WHERE ws = ? AND run_id = ? AND call_no = ?`, tx.ws, run, call).Scan)
 	return a, absent(err)
 }
 
@@ -122,13 +117,30 @@ func RunScope(root host.RunID) string { return "run:" + string(root) }
 // PeriodScope names the total of a month, YYYY-MM in UTC.
 func PeriodScope(period string) string { return "period:" + period }
 
-// SpendTotal returns a sum; a scope without entries is zero.
-func (tx *Tx) SpendTotal(scope string) (t Total, err error) {
-	err = tx.row(`SELECT reserved_micro, settled_micro, warned FROM spend_total WHERE ws = ? AND scope = ?`, tx.ws, scope).Scan(&t.Reserved, &t.Settled, &t.Warned)
-	if errors.Is(err, sql.ErrNoRows) {
-		return t, nil
+// SpendTotal returns one sum.
+func (tx *Tx) SpendTotal(scope string) (Total, error) {
+	t, err := tx.SpendTotals(scope)
+	return t[0], err
+}
+
+// SpendTotals returns the sums of scopes, in their order; a scope without entries is
+// zero.
+func (tx *Tx) SpendTotals(scopes ...string) ([]Total, error) {
+	totals := make([]Total, len(scopes))
+	args := []any{tx.ws}
+	for _, s := range scopes {
+		args = append(args, s)
 	}
-	return t, absent(err)
+	err := tx.each(func(r *sql.Rows) error {
+		var scope string
+		var t Total
+		if err := r.Scan(&scope, &t.Reserved, &t.Settled, &t.Warned); err != nil {
+			return err
+		}
+		totals[slices.Index(scopes, scope)] = t
+		return nil
+	}, `SELECT scope, reserved_micro, settled_micro, warned FROM spend_total WHERE ws = ? AND scope IN `+places(1, len(scopes)), args...)
+	return totals, err
 }
 
 // Reserve adds an open reservation to the ledger and its totals.
@@ -137,11 +149,10 @@ func (tx *Tx) Reserve(run, root host.RunID, call uint32, attempt int, period str
 		tx.ws, run, call, attempt, root, period, amount); err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
-	for _, scope := range []string{PeriodScope(period), RunScope(root)} {
-		if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0)
-			ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`, tx.ws, scope, amount); err != nil {
-			return fmt.Errorf("store: spend: %w", err)
-		}
+	if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0), (?,?,?,0)
+		ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`,
+		tx.ws, PeriodScope(period), amount, tx.ws, RunScope(root), amount); err != nil {
+		return fmt.Errorf("store: spend: %w", err)
 	}
 	return nil
 }
@@ -160,13 +171,8 @@ func (tx *Tx) Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD
 	if err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
-	for _, scope := range []string{PeriodScope(period), RunScope(root)} {
-		if err := tx.change(`UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope = ?`,
-			reserved, cost, tx.ws, scope); err != nil {
-			return err
-		}
-	}
-	return nil
+	return tx.changeRows(2, `UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope IN (?,?)`,
+		reserved, cost, tx.ws, PeriodScope(period), RunScope(root))
 }
 
 // OpenReservations lists the attempts of a call that are not settled.

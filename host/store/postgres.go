@@ -85,8 +85,7 @@ func OpenPostgres(ctx context.Context, c PostgresConfig, ws host.Workspace, hold
 	if err != nil {
 		return nil, err
 	}
-	s := newStore(ws, postgres)
-	s.place = "PostgreSQL at " + conf.Host + ", database " + conf.Database + ", role " + conf.User
+	s := newStore(ws, postgres, "PostgreSQL at "+conf.Host+", database "+conf.Database+", role "+conf.User)
 	defer func() {
 		if err != nil {
 			_ = s.release()
@@ -110,9 +109,9 @@ func OpenPostgres(ctx context.Context, c PostgresConfig, ws host.Workspace, hold
 	s.reader.SetMaxOpenConns(4)
 	s.reader.SetMaxIdleConns(4)
 	s.lease = newLease(c.Term, asked, func() {
-		s.fail(fmt.Errorf("%w, or will: the lease could not be renewed for %v", ErrFenced, c.Term))
+		s.end(fmt.Errorf("%w, or will: the lease could not be renewed for %v", ErrFenced, c.Term))
 	})
-	go s.write()
+	go s.keep()
 	return s, nil
 }
 

@@ -57,7 +57,7 @@ func TestRoleReachesItsWorkspaceAloneNeedsPostgreSQL(t *testing.T) {
 				tx.InsertApproval(store.Approval{Approval: host.Approval{ID: "a", Run: "run_1"}, BoundMAC: []byte("m"), Detail: []byte("d")}),
 				tx.Reject("s", "o", []byte("d")), tx.Reserve("run_1", "run_1", 1, 1, "2026-11", 1),
 				tx.PutKVNamespace("n", []byte("l")), tx.PutKV("n", store.KV{KeyMAC: []byte("k"), Key: []byte("k"), Value: []byte("v"), Label: []byte("l")}),
-				tx.AppendLeaf(0, []byte("x"), nil), tx.PutCheckpoint(1, []byte("n"), at))
+				leaf(tx, 0), tx.PutCheckpoint(1, []byte("n"), at))
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -220,12 +220,13 @@ func (tx *Tx) Append(id host.RunID, first int64, calls uint32, recs []Record) er
 		return nil
 	}
 	size := 0
-	for _, r := range recs {
+	err := tx.insert(`INSERT INTO journal (ws, run_id, seq, call_no, kind, rec_ver, epoch, ts, body_enc, label_enc, chain_sha256) VALUES `, len(recs), func(i int) []any {
+		r := &recs[i]
 		size += len(r.Body)
-		if err := tx.exec(`INSERT INTO journal (ws, run_id, seq, call_no, kind, rec_ver, epoch, ts, body_enc, label_enc, chain_sha256) VALUES (?,?,?,?,?,?,?,?,?,?,?)`,
-			tx.ws, id, r.Seq, r.Call, r.Kind, r.Version, tx.epoch, r.Time.UnixNano(), r.Body, r.Label, r.Chain[:]); err != nil {
-			return fmt.Errorf("store: journal: %w", err)
-		}
+		return []any{tx.ws, id, r.Seq, r.Call, r.Kind, r.Version, tx.epoch, r.Time.UnixNano(), r.Body, r.Label, r.Chain[:]}
+	})
+	if err != nil {
+		return fmt.Errorf("store: journal: %w", err)
 	}
 	last := recs[len(recs)-1]
 	return tx.change(`UPDATE run SET next_seq = ?, journal_bytes = journal_bytes + ?, chain_sha256 = ?, calls = CASE WHEN calls < ? THEN ? ELSE calls END WHERE ws = ? AND run_id = ? AND next_seq = ?`,

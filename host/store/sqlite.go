@@ -55,8 +55,7 @@ func openSQLite(ctx context.Context, path string, ws host.Workspace, holder stri
 	if err := ws.Check(); err != nil {
 		return nil, err
 	}
-	s := newStore(ws, sqlite)
-	s.place = "SQLite"
+	s := newStore(ws, sqlite, "SQLite")
 	lock, err := takeLock(path+".lock", holder)
 	if err != nil {
 		return nil, err
@@ -100,7 +99,6 @@ func openSQLite(ctx context.Context, path string, ws host.Workspace, holder stri
 	if err != nil {
 		return nil, fmt.Errorf("store: lease: %w", err)
 	}
-	go s.write()
 	return s, nil
 }
 

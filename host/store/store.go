@@ -20,6 +20,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,24 +44,22 @@ type Store struct {
 	place string
 
 	writer *sql.DB
-	conn   *sql.Conn // the only one that writes; used by the writer goroutine alone
+	conn   *sql.Conn // the only one that writes; used by whoever has the turn
 	stmts  map[string]*sql.Stmt
+	tail   tail
 	wire   wire    // of PostgreSQL
-	reader *sql.DB // nil: the database allows one connection, so reads take turns with writes
+	reader *sql.DB // nil: the database allows one connection, so reads take the turn too
 	lease  *lease  // nil where the kernel's lock is the lease
 
-	jobs  chan job
-	reads chan job
-	quit  func()          // tells the writer goroutine to end, once
-	stop  <-chan struct{} // closed by quit
-	done  chan struct{}   // closed when the writer goroutine has ended
-	ended chan struct{}   // closed when no write can succeed any more
+	turn chan struct{} // holds one: whoever put it there writes, for all that are queued
+	done chan struct{} // closed by end
 
 	life context.Context // of the statements of writes; cancelled when the store fails
 	kill context.CancelFunc
 
 	mu     sync.Mutex
-	failed error
+	queue  []*job
+	failed error // set before done is closed
 	freed  sync.Once
 	after  []func() error // what release gives back, last first
 }
@@ -70,11 +69,10 @@ type job struct {
 	res chan error
 }
 
-func newStore(ws host.Workspace, d *dialect) *Store {
-	stop := make(chan struct{})
+func newStore(ws host.Workspace, d *dialect, place string) *Store {
 	s := &Store{
-		ws: ws, d: d, stmts: map[string]*sql.Stmt{}, jobs: make(chan job), reads: make(chan job),
-		quit: sync.OnceFunc(func() { close(stop) }), stop: stop, done: make(chan struct{}), ended: make(chan struct{}),
+		ws: ws, d: d, place: place, stmts: map[string]*sql.Stmt{}, tail: tail{-1, map[int64][]byte{}},
+		turn: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	s.life, s.kill = context.WithCancel(context.Background())
 	return s
@@ -89,128 +87,138 @@ func (s *Store) Place() string { return s.place }
 // Write runs fn in a transaction that is durable when Write returns nil. fn may run
 // in one commit together with others', each in a savepoint of its own; it must not
 // call Write and must not keep tx. An error of fn undoes what fn did, and is
-// returned as it is.
+// returned as it is. A context that is done before the transaction begins withdraws fn.
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
-	return s.submit(ctx, s.jobs, fn)
+	j := &job{fn: fn, res: make(chan error, 1)}
+	s.mu.Lock()
+	s.queue = append(s.queue, j)
+	s.mu.Unlock()
+	for {
+		select {
+		case err := <-j.res:
+			return err
+		case s.turn <- struct{}{}:
+			// Writing here, and not in a goroutine that writes for all, spares a lone
+			// writer two changes of threads.
+			s.lead()
+			<-s.turn
+		case <-ctx.Done():
+			if s.withdraw(j) {
+				return ctx.Err()
+			}
+			return <-j.res // somebody is at it
+		}
+	}
 }
 
-func (s *Store) submit(ctx context.Context, to chan<- job, fn func(*Tx) error) error {
-	j := job{fn, make(chan error, 1)}
-	select {
-	case <-s.ended:
-		return s.reason()
-	default:
+// withdraw takes a job back that nobody has begun with.
+func (s *Store) withdraw(j *job) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.queue, j)
+	if i >= 0 {
+		s.queue = slices.Delete(s.queue, i, i+1)
 	}
-	select {
-	case to <- j:
-		return <-j.res
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.ended:
-		return s.reason()
+	return i >= 0
+}
+
+// lead writes what is queued: whoever comes while a commit is under way shares the
+// next one. It is called by whoever has the turn, and only then is s.conn used.
+func (s *Store) lead() {
+	batch, results, err := s.take(), []error(nil), s.reason()
+	if len(batch) == 0 {
+		return
 	}
+	if err == nil {
+		if results, err = s.commit(batch); err != nil {
+			s.end(err)
+			err = s.reason()
+		}
+	}
+	for i, j := range batch {
+		if err != nil {
+			j.res <- err
+		} else {
+			j.res <- results[i]
+		}
+	}
+}
+
+// take empties the queue, but for what passes one batch.
+func (s *Store) take() []*job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := min(len(s.queue), maxBatch)
+	batch := slices.Clone(s.queue[:n])
+	s.queue = slices.Delete(s.queue, 0, n)
+	return batch
 }
 
 // Read runs fn in a read transaction: one state, nothing half-done. Inside fn neither
 // Read nor Write may be called.
 func (s *Store) Read(ctx context.Context, fn func(*Tx) error) error {
 	if s.reader == nil {
-		return s.submit(ctx, s.reads, fn)
+		return s.readInTurn(ctx, fn)
 	}
 	tx, err := s.reader.BeginTx(ctx, &s.d.read)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx, s.d}, leaves: -1})
+	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx, s.d}})
 }
 
-// write is the writer goroutine.
-func (s *Store) write() {
-	defer close(s.done)
-	for {
-		var batch []job
-		select {
-		case j := <-s.jobs:
-			batch = s.drain(j)
-		case j := <-s.reads:
-			j.res <- s.readHere(j.fn)
-			continue
-		case <-s.lease.due():
-		case <-s.stop:
-			s.fail(nil)
-			return
-		}
-		results, err := s.commit(batch)
-		if err != nil {
-			s.fail(err)
-			err = errors.Join(err, s.reason()) // the first reason is the one that explains it
-		}
-		for i, j := range batch {
-			if err != nil {
-				j.res <- err
-			} else {
-				j.res <- results[i]
-			}
-		}
-		if err != nil {
-			return
-		}
+// readInTurn reads on the writer's connection, between two commits.
+func (s *Store) readInTurn(ctx context.Context, fn func(*Tx) error) error {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-}
-
-// readHere runs a read on the writer's connection, between two commits.
-func (s *Store) readHere(fn func(*Tx) error) error {
-	tx := &Tx{ctx: s.life, ws: s.ws, epoch: s.epoch, q: connQuerier{s}, leaves: -1}
-	if err := tx.exec("PRAGMA query_only = 1"); err != nil {
-		return fmt.Errorf("store: %w", err)
+	defer func() { <-s.turn }()
+	if err := s.reason(); err != nil {
+		return err
 	}
-	if err := tx.exec("BEGIN"); err != nil {
-		return fmt.Errorf("store: %w", err)
+	tx := &Tx{ctx: s.life, ws: s.ws, epoch: s.epoch, q: connQuerier{s}}
+	if err := errors.Join(tx.exec("PRAGMA query_only = 1"), tx.exec("BEGIN")); err != nil {
+		s.end(fmt.Errorf("store: begin of a read: %w", err))
+		return s.reason()
 	}
 	err := run(fn, tx)
 	if end := errors.Join(tx.exec("ROLLBACK"), tx.exec("PRAGMA query_only = 0")); end != nil {
-		s.fail(fmt.Errorf("store: end of a read: %w", end))
+		s.end(fmt.Errorf("store: end of a read: %w", end))
 		return s.reason()
 	}
 	return err
 }
 
-// fail makes the first reason final; nil is Close.
-func (s *Store) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case <-s.ended:
-	default:
-		s.failed = err
-		close(s.ended)
-		if err != nil {
-			s.kill()
-		}
-	}
-}
-
-// drain adds the writes that are waiting already: whoever comes while a commit
-// is under way shares the next one.
-func (s *Store) drain(first job) []job {
-	batch := []job{first}
-	for len(batch) < maxBatch {
+// keep renews the lease while nobody writes, until the store ends.
+func (s *Store) keep() {
+	for {
 		select {
-		case j := <-s.jobs:
-			batch = append(batch, j)
-		default:
-			return batch
+		case <-s.lease.tick.C:
+		case <-s.done:
+			return
 		}
+		select {
+		case s.turn <- struct{}{}:
+		case <-s.done:
+			return
+		}
+		if s.lease.isDue() && s.reason() == nil {
+			if _, err := s.commit(nil); err != nil {
+				s.end(err)
+			}
+		}
+		<-s.turn
 	}
-	return batch
 }
 
 // commit runs a batch in one transaction, fenced by the lease, which it renews when
 // that is due. A second error is final for the store.
-func (s *Store) commit(batch []job) (results []error, final error) {
+func (s *Store) commit(batch []*job) (results []error, final error) {
 	ctx := s.life // a cancelled caller must not tear a shared commit
-	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: s.d.writing(s), leaves: -1}
+	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: s.d.writing(s), tail: &s.tail}
 	if err := s.d.control(s, s.d.begin); err != nil {
 		return nil, fmt.Errorf("store: begin: %w", err)
 	}
@@ -262,17 +270,20 @@ func (s *Store) fence(tx *Tx) (renewed time.Time, err error) {
 // one runs a function of a batch. In a savepoint of its own, unless nothing else is
 // in the transaction: then that is its savepoint.
 func (s *Store) one(tx *Tx, fn func(*Tx) error, alone bool) (result, final error) {
-	if alone {
-		return s.run(fn, tx), nil
-	}
-	if err := s.d.control(s, "SAVEPOINT one"); err != nil {
-		return nil, err
+	leaves := tx.tail.count
+	if !alone {
+		if err := s.d.control(s, "SAVEPOINT one"); err != nil {
+			return nil, err
+		}
 	}
 	result = s.run(fn, tx)
 	end := "RELEASE SAVEPOINT one"
 	if result != nil {
+		tx.tail.forget(leaves)
 		end = "ROLLBACK TO SAVEPOINT one"
-		tx.leaves = -1 // its leaves are gone
+	}
+	if alone {
+		return result, nil
 	}
 	return result, s.d.control(s, end)
 }
@@ -298,9 +309,28 @@ func run(fn func(*Tx) error, tx *Tx) (err error) {
 	return fn(tx)
 }
 
-func (s *Store) reason() error {
+// end makes every later Write fail: with the first failure, or because of Close.
+func (s *Store) end(failure error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	select {
+	case <-s.done:
+	default:
+		s.failed = failure
+		close(s.done)
+		if failure != nil {
+			s.kill()
+		}
+	}
+}
+
+// reason is why nothing can be written any more, or nil.
+func (s *Store) reason() error {
+	select {
+	case <-s.done:
+	default:
+		return nil
+	}
 	if s.failed != nil {
 		return fmt.Errorf("%w: %w", ErrClosed, s.failed)
 	}
@@ -309,23 +339,18 @@ func (s *Store) reason() error {
 
 // Failed is closed when the store has ended, by Close, by a failed commit or because
 // its lease is lost. Reason says which.
-func (s *Store) Failed() <-chan struct{} { return s.ended }
+func (s *Store) Failed() <-chan struct{} { return s.done }
 
 // Reason is why nothing can be written any more: ErrClosed, joined with the cause.
 // Nil before Failed is closed.
-func (s *Store) Reason() error {
-	select {
-	case <-s.ended:
-		return s.reason()
-	default:
-		return nil
-	}
-}
+func (s *Store) Reason() error { return s.reason() }
 
-// Close waits for writes in progress and gives the workspace up.
+// Close waits for the writes in progress and gives the workspace up. Those that wait
+// behind them are refused.
 func (s *Store) Close() error {
-	s.quit()
-	<-s.done
+	s.end(nil)
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
 	var err error
 	s.freed.Do(func() { err = s.release() })
 	return err
@@ -333,7 +358,10 @@ func (s *Store) Close() error {
 
 func (s *Store) release() error {
 	var errs []error
-	if s.epoch > 0 && s.reason() == ErrClosed { //nolint:errorlint // without a cause
+	s.mu.Lock()
+	failed := s.failed != nil
+	s.mu.Unlock()
+	if s.epoch > 0 && !failed {
 		errs = append(errs, s.d.giveUp(s))
 	}
 	s.lease.stop()
@@ -351,7 +379,8 @@ func (s *Store) release() error {
 	for i := len(s.after) - 1; i >= 0; i-- {
 		errs = append(errs, s.after[i]())
 	}
-	if s.failed != nil {
+	s.kill()
+	if failed {
 		return nil // the connections are in the state that the failure left them in
 	}
 	return errors.Join(errs...)

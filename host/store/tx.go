@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/getmonroe/monroe/host"
 )
@@ -17,7 +18,7 @@ type Tx struct {
 	epoch int64
 	q     querier
 
-	leaves int64 // of the audit log, if it was asked for; -1 before
+	tail *tail // of the audit log; nil when reading only
 }
 
 // Epoch is that of the lease the transaction was fenced with.
@@ -43,13 +44,45 @@ func (tx *Tx) exec(query string, args ...any) error {
 	return tx.q.exec(tx.ctx, query, args...)
 }
 
+// maxRows bounds how many rows one statement inserts.
+const maxRows = 64
+
+// insert adds n rows with statements that begin with head. As many rows as possible
+// share one, in sizes that are powers of two, so that few are prepared.
+func (tx *Tx) insert(head string, n int, row func(i int) []any) error {
+	for i := 0; i < n; {
+		size := maxRows
+		for size > n-i {
+			size /= 2
+		}
+		var args []any
+		for range size {
+			args = append(args, row(i)...)
+			i++
+		}
+		if err := tx.exec(head+places(size, len(args)/size), args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// places is the text of rows of parameters.
+func places(rows, columns int) string {
+	row := "(" + strings.Repeat("?,", columns-1) + "?)"
+	return strings.Repeat(row+",", rows-1) + row
+}
+
 // change runs a statement that must touch exactly one row.
-func (tx *Tx) change(query string, args ...any) error {
-	n, err := tx.q.changed(tx.ctx, query, args...)
+func (tx *Tx) change(query string, args ...any) error { return tx.changeRows(1, query, args...) }
+
+// changeRows runs a statement that must touch exactly n rows.
+func (tx *Tx) changeRows(n int64, query string, args ...any) error {
+	got, err := tx.q.changed(tx.ctx, query, args...)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	if n != 1 {
+	if got != n {
 		return host.ErrConflict
 	}
 	return nil

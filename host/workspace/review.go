@@ -72,6 +72,72 @@ func (w *Workspace) Decide(ctx context.Context, c host.Caller, id host.ApprovalI
 	return a, nil
 }
 
+// Resolve implements api.Backend. The word goes into the run's journal while the run
+// has no worker; who has only the database cannot write it there.
+func (w *Workspace) Resolve(ctx context.Context, c host.Caller, id host.RunID, in api.ResolveInput) (run host.Run, err error) {
+	if c.Role == host.RoleViewer {
+		return run, &host.Problem{Kind: host.ErrForbidden, Code: "ROLE", Detail: "a viewer cannot say what became of an attempt", Remedy: "ask a member"}
+	}
+	switch in.Outcome {
+	case host.Happened, host.DidNotHappen, host.Abandoned:
+	default:
+		return run, &host.Problem{Kind: host.ErrInvalid, Code: "OUTCOME", Detail: "the outcome is not one of happened, did_not_happen, abandoned"}
+	}
+	now := w.Now()
+	err = w.store.Write(ctx, func(tx *store.Tx) error {
+		row, err := tx.Run(id)
+		if err != nil {
+			return err
+		}
+		run = row.Run
+		log, err := w.journal(tx, &row)
+		if err != nil {
+			return err
+		}
+		e := log.InDoubt()
+		if row.State != host.StateWaiting || row.Wait != host.WaitUnknown || e == nil {
+			return &host.Problem{Kind: host.ErrConflict, Code: "RUN_NOT_IN_DOUBT", Detail: "the run does not wait to be told what became of an attempt", Remedy: "monroe runs show tells what it waits for; an answer counts once"}
+		}
+		if in.Call != 0 && in.Call != journal.Guest(e.Call) {
+			return &host.Problem{Kind: host.ErrConflict, Code: "RUN_OTHER_CALL", Detail: fmt.Sprintf("the run waits for call %d, not %d", journal.Guest(e.Call), in.Call), Remedy: "look at the call that it waits for"}
+		}
+		body := journal.Body{Verdict: string(in.Outcome), By: string(c.ID)}
+		if err := log.Add(journal.Resolved, e.Call, now, body, e.Label); err != nil {
+			return err
+		}
+		if err := log.Stage(tx); err != nil {
+			return err
+		}
+		// Due at once, so that the sweep wakes it if this daemon stops here.
+		if err := tx.SetState(id, host.StateWaiting, host.WaitUnknown, now, now, host.StateWaiting); err != nil {
+			return err
+		}
+		seq, chain := log.Head()
+		_, err = audit.Append(tx, audit.Leaf{
+			TimeMS: now.UnixMilli(), Kind: audit.KindResolved, Run: id, Call: e.Call, Who: c.ID, Skill: run.Skill, Module: run.Module.String(),
+			Operation: e.Body.Operation, Effect: e.Body.Effect, Verdict: string(in.Outcome), Seq: seq, Chain: chain.String(),
+		})
+		return err
+	})
+	if err != nil {
+		return run, noRun(err)
+	}
+	w.runner.Wake(id)
+	return run, nil
+}
+
+func (w *Workspace) journal(tx *store.Tx, row *store.Run) (*journal.Log, error) {
+	recs, err := tx.Records(row.ID)
+	if err != nil {
+		return nil, err
+	}
+	key, err := w.keys.OpenRunKey(row.ID, row.Key)
+	if err != nil {
+		return nil, err
+	}
+	return journal.Open(row, key, recs)
+}
+
 // checkpoint signs the log if it grew and the last checkpoint is old enough.
 func (w *Workspace) checkpoint(ctx context.Context, every time.Duration) error {
 	var due bool

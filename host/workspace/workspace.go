@@ -270,6 +270,14 @@ func (w *world) Perform(ctx context.Context, p grant.Permit, c connectors.Call, 
 	return w.now().Perform(ctx, p, c, plan, emit)
 }
 
+func (w *world) PlanProbe(c connectors.Call, p connectors.Plan) (connectors.Plan, *abi.Denial) {
+	return w.now().PlanProbe(c, p)
+}
+
+func (w *world) Probe(ctx context.Context, permit grant.Permit, c connectors.Call, p, probe connectors.Plan) broker.Outcome {
+	return w.now().Probe(ctx, permit, c, p, probe)
+}
+
 func (w *world) Preview(op string, p connectors.Plan) host.Preview { return w.now().Preview(op, p) }
 
 // inside reports whether path lies in dir or is dir.

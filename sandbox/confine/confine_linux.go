@@ -166,6 +166,3 @@ func contains(list []string, s string) bool {
 	}
 	return false
 }
-
-// Nonblock puts a descriptor into the mode that Go's poller needs.
-func Nonblock(fd int) error { return unix.SetNonblock(fd, true) }

@@ -15,6 +15,3 @@ func Enter(cfg Config) (*Confinement, error) {
 
 // Seal does nothing here.
 func (c *Confinement) Seal() error { return nil }
-
-// Nonblock fails here.
-func Nonblock(int) error { return ErrUnsupported }

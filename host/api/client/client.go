@@ -203,6 +203,12 @@ func (c *Client) CancelRun(ctx context.Context, id host.RunID) error {
 	return c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/cancel", nil, nil)
 }
 
+// Resolve says what became of an attempt whose outcome is unknown.
+func (c *Client) Resolve(ctx context.Context, id host.RunID, in api.ResolveInput) (r host.Run, err error) {
+	err = c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/resolve", in, &r)
+	return r, err
+}
+
 // Approvals lists approvals in a state, all for an empty one.
 func (c *Client) Approvals(ctx context.Context, state host.ApprovalState) ([]host.Approval, error) {
 	q := ""

@@ -236,6 +236,14 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 		func(ctx context.Context, c host.Caller, in *runID) (*none, error) {
 			return &none{}, b.CancelRun(ctx, c, in.ID)
 		})
+	type resolution struct {
+		ID   host.RunID `path:"id" maxLength:"64"`
+		Body api.ResolveInput
+	}
+	add(a, fail, route{"resolve-run", post, "/v1/runs/{id}/resolve", "Say what became of an attempt whose outcome is unknown", host.ScopeApprove, 0, 0},
+		func(ctx context.Context, c host.Caller, in *resolution) (*body[host.Run], error) {
+			return one(b.Resolve(ctx, c, in.ID, in.Body))
+		})
 	events(a, b, fail)
 
 	type state struct {

@@ -44,9 +44,6 @@ func run() error {
 	if err := c.Seal(); err != nil {
 		return err
 	}
-	if err := confine.Nonblock(wire.FD); err != nil {
-		return err
-	}
 	f := os.NewFile(wire.FD, "host")
 	ready := wire.Ready{Protocol: wire.Version, Engine: "attempts: " + before, Enforced: c.Enforced()}
 	if err := wire.WriteFrame(f, wire.KindReady, wire.EncodeJSON(ready)); err != nil {
