@@ -512,7 +512,7 @@ func TestEveryMethod(t *testing.T) {
 			is("Settle", tx.Settle("run_1", 1, 1, 4), host.ErrConflict)
 			is("SetWarned", tx.SetWarned("period:2026-11", 80), nil)
 			is("SetWarned", tx.SetWarned("period:2026-11", 50), nil)
-			both, err2 := tx.SpendTotals("none", "period:2026-11")
+			both, err5 := tx.SpendTotals("none", "period:2026-11")
 			is("SpendTotals", both, []store.Total{{}, {Reserved: 20, Settled: 4, Warned: 80}})
 			total, err2 := tx.SpendTotal("period:2026-11")
 			is("SpendTotal", total, store.Total{Reserved: 20, Settled: 4, Warned: 80})
@@ -523,7 +523,7 @@ func TestEveryMethod(t *testing.T) {
 			is("EndRun", tx.EndRun("run_1", store.End{State: host.StateFailed, At: at}), host.ErrConflict)
 			costs, err4 := tx.Costs(abi.Digest{}, 5)
 			is("Costs", costs, []abi.MicroUSD{24})
-			return errors.Join(err, err2, err3, err4)
+			return errors.Join(err, err2, err3, err4, err5)
 		})
 		in(func(tx *store.Tx) error {
 			label, size, err := tx.KVNamespace("n")
