@@ -150,7 +150,37 @@ const (
 	WaitBudget   WaitKind = "budget"
 	WaitTimer    WaitKind = "timer"
 	WaitUnknown  WaitKind = "outcome_unknown"
+	WaitPinned   WaitKind = "pinned" // for a host that can replay it: it began under another
 )
+
+// RecordVersion is the form of journal records that this binary writes and reads.
+const RecordVersion = 1
+
+// Pins are what an unfinished run needs of a host to go on.
+type Pins struct {
+	Run    RunID    `json:"run"`
+	Skill  string   `json:"skill"`
+	State  RunState `json:"state"`
+	Wait   WaitKind `json:"wait,omitempty"`
+	Engine string   `json:"engine"`
+	ABI    int      `json:"abi_version"`
+	Record int      `json:"record_version"`
+	Module string   `json:"module_sha256"`
+}
+
+// Unmet says what of the pins a host with this engine and the versions of this
+// binary does not have; it is empty if the host can replay the run.
+func (p Pins) Unmet(engine string, abiVersion int) string {
+	switch {
+	case p.Engine != engine:
+		return fmt.Sprintf("the run is pinned to the engine %s, this binary has %s", p.Engine, engine)
+	case p.ABI != abiVersion:
+		return fmt.Sprintf("the run is pinned to version %d of the ABI, this binary has %d", p.ABI, abiVersion)
+	case p.Record > RecordVersion:
+		return fmt.Sprintf("the run's journal has records of version %d, this binary reads up to %d", p.Record, RecordVersion)
+	}
+	return ""
+}
 
 // Resolution is what became of an attempt whose outcome was unknown.
 type Resolution string

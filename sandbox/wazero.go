@@ -109,7 +109,10 @@ func memoryOf(m api.Module) func() []byte {
 	}
 }
 
-func (e *wazeroEngine) Fingerprint() string {
+func (e *wazeroEngine) Fingerprint() string { return WazeroFingerprint() }
+
+// WazeroFingerprint is what a run of this binary's engine is pinned to.
+func WazeroFingerprint() string {
 	return "wazero/" + wazeroVersion + " " + runtime.GOARCH + " nan=native"
 }
 

@@ -3,6 +3,7 @@
 //
 //	monroe-worker [--cpu 120s] [--parent pid] [--insecure-dev] run <dir>
 //	monroe-worker [--cpu 20s]  [--parent pid] [--insecure-dev] compile <outdir>
+//	monroe-worker --engine
 //
 // It knows the order: confine, then read. It must not know hosts, connectors,
 // credentials or the network; deps_test.go looks after that.
@@ -16,23 +17,29 @@ import (
 	"os"
 
 	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/sandbox"
 	"github.com/getmonroe/monroe/sandbox/confine"
 	"github.com/getmonroe/monroe/sandbox/worker"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run returns the exit code: 0 after an orderly end, whatever the guest did, 1 if it
 // cannot be confined or the host is gone, 2 for wrong arguments.
-func run(args []string, stderr io.Writer) int {
+func run(args []string, stdout, stderr io.Writer) int {
 	var cfg confine.Config
 	flags := flag.NewFlagSet("monroe-worker", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.DurationVar(&cfg.CPU, "cpu", 0, "processor time, rounded up to seconds; 0 means no limit")
 	flags.IntVar(&cfg.Parent, "parent", 0, "process id that must be the parent")
 	flags.BoolVar(&cfg.Insecure, "insecure-dev", false, "go on where the kernel cannot confine; for development only")
+	engine := flags.Bool("engine", false, "print what runs of this worker are pinned to, and end")
 	if err := flags.Parse(args); err != nil {
 		return 2
+	}
+	if *engine {
+		fmt.Fprintln(stdout, sandbox.WazeroFingerprint())
+		return 0
 	}
 	if flags.NArg() != 2 {
 		fmt.Fprintln(stderr, "monroe-worker: a mode (run or compile) and a directory are needed; this program is started by monroed")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
 )
@@ -20,7 +21,7 @@ func TestArguments(t *testing.T) {
 		{[]string{"fly", "/x"}, 1, `"fly" is unknown`},
 	} {
 		var stderr bytes.Buffer
-		if code := run(c.args, &stderr); code != c.code || !strings.Contains(stderr.String(), c.says) {
+		if code := run(c.args, io.Discard, &stderr); code != c.code || !strings.Contains(stderr.String(), c.says) {
 			t.Errorf("%v: code %d, %s", c.args, code, stderr.String())
 		}
 	}

@@ -59,6 +59,9 @@ func (e *env) approval(v api.ApprovalView) {
 		e.printf("  the run had read   %s\n", plain(strings.Join(v.Origins, ", ")))
 	}
 	e.printf("  can cost           %s\n  expires            %s\n  digest             %s\n", v.Ceiling, when(v.ExpiresAt), v.Digest)
+	if v.Preview.Raw {
+		e.printf("  UNINSPECTABLE      no renderer can show these bytes; approve only with --i-have-seen-the-bytes\n")
+	}
 	for _, w := range v.Preview.Warnings {
 		e.printf("  WARNING            %s\n", plain(w))
 	}
@@ -73,32 +76,35 @@ func (e *env) approval(v api.ApprovalView) {
 type approvalsApprove struct {
 	ID     host.ApprovalID `arg:""`
 	Digest string          `help:"The digest that you saw; empty: show it now and take it."`
+	Seen   bool            `name:"i-have-seen-the-bytes" help:"Needed where no renderer can show what would leave."`
 }
 
-func (a approvalsApprove) Run(e *env) error { return e.decide(a.ID, api.Approve, a.Digest) }
+func (a approvalsApprove) Run(e *env) error {
+	return e.decide(a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest, SeenBytes: a.Seen})
+}
 
 type approvalsReject struct {
 	ID host.ApprovalID `arg:""`
 }
 
-func (a approvalsReject) Run(e *env) error { return e.decide(a.ID, api.Reject, "") }
+func (a approvalsReject) Run(e *env) error { return e.decide(a.ID, api.Decision{Decision: api.Reject}) }
 
-func (e *env) decide(id host.ApprovalID, answer api.Answer, digest string) error {
+func (e *env) decide(id host.ApprovalID, in api.Decision) error {
 	c, err := e.client()
 	if err != nil {
 		return err
 	}
-	if digest == "" {
+	if in.Digest == "" {
 		v, err := c.Approval(e.ctx, id)
 		if err != nil {
 			return err
 		}
-		if !e.json && answer == api.Approve {
+		if !e.json && in.Decision == api.Approve {
 			e.approval(v)
 		}
-		digest = v.Digest
+		in.Digest = v.Digest
 	}
-	v, err := c.Decide(e.ctx, id, answer, digest)
+	v, err := c.Answer(e.ctx, id, in)
 	if err != nil {
 		return err
 	}

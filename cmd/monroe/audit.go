@@ -157,7 +157,7 @@ func verify(ctx context.Context, c *client.Client, kept []string) (v verdict, no
 			if err := books.Add(l.Index, leaf); err != nil {
 				return v, "", err
 			}
-			if leaf.Kind == audit.KindOutcome && leaf.Time().Format("2006-01") == spend.Period {
+			if leaf.Kind != audit.KindEnd && leaf.Period == spend.Period {
 				month += leaf.Cost
 			}
 			if leaf.Chain != "" {

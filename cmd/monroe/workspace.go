@@ -77,6 +77,12 @@ type spendCmd struct{}
 func (spendCmd) Run(e *env) error {
 	return answer(e, func(c *client.Client) (api.SpendView, error) { return c.Spend(e.ctx) }, func(v api.SpendView) {
 		e.printf("%s: settled %s, reserved %s, cap %s\n", v.Period, abi.MicroUSD(v.Settled), abi.MicroUSD(v.Reserved), abi.MicroUSD(v.CapMicro))
+		if v.Warned > 0 {
+			e.printf("warned: %d %% of the cap is used or reserved\n", v.Warned)
+		}
+		if v.Notice != "" {
+			e.printf("%s (%d runs wait)\n", v.Notice, v.Waiting)
+		}
 	})
 }
 

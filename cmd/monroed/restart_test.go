@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"math/big"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -207,4 +209,22 @@ func TestLinuxSecondDaemon(t *testing.T) {
 	}
 	d.kill()
 	second.up() // a dead holder holds nothing
+}
+
+// The new binary names what it could not go on with, before anybody stops the old one.
+func TestLinuxUpgradeCheck(t *testing.T) {
+	d := digest(t)
+	id := d.start("digest", `{"folder":"docs"}`)
+	d.asked(id)
+	if out, status := cli(t, "--home", d.home, "-w", "team", "upgrade", "--check"); status != 0 || !strings.Contains(out, "1 unfinished runs, 0 of which") {
+		t.Errorf("status %d: %s", status, out)
+	}
+	other := filepath.Join(t.TempDir(), "worker")
+	if err := os.WriteFile(other, []byte("#!/bin/sh\necho other/2\n"), 0o700); err != nil { //nolint:gosec // it is a program
+		t.Fatal(err)
+	}
+	out, status := cli(t, "--home", d.home, "-w", "team", "upgrade", "--check", "--worker", other)
+	if status != 1 || !strings.Contains(out, string(id)) || !strings.Contains(out, "this binary has other/2") {
+		t.Errorf("status %d: %s", status, out)
+	}
 }

@@ -35,6 +35,8 @@ type Backend interface {
 	Runs(ctx context.Context, c host.Caller, limit int) ([]host.Run, error)
 	Run(ctx context.Context, c host.Caller, id host.RunID) (RunView, error)
 	CancelRun(ctx context.Context, c host.Caller, id host.RunID) error
+	// Pins lists what the runs that have not ended need of a host to go on.
+	Pins(ctx context.Context, c host.Caller) ([]host.Pins, error)
 	// Resolve records a person's word on an attempt whose outcome is unknown. A run
 	// that waits for none is ErrConflict.
 	Resolve(ctx context.Context, c host.Caller, id host.RunID, in ResolveInput) (host.Run, error)
@@ -45,8 +47,8 @@ type Backend interface {
 
 	Approvals(ctx context.Context, c host.Caller, state host.ApprovalState) ([]host.Approval, error)
 	Approval(ctx context.Context, c host.Caller, id host.ApprovalID) (ApprovalView, error)
-	// Decide records a person's answer. digest must be the one that was shown.
-	Decide(ctx context.Context, c host.Caller, id host.ApprovalID, approve bool, digest string) (host.Approval, error)
+	// Decide records a person's answer.
+	Decide(ctx context.Context, c host.Caller, id host.ApprovalID, in Decision) (host.Approval, error)
 
 	Spend(ctx context.Context, c host.Caller) (SpendView, error)
 	// Audit returns at most limit leaves from an index on, with the newest signed
@@ -113,7 +115,10 @@ type SpendView struct {
 	Period   string `json:"period"`
 	CapMicro int64  `json:"cap_micro_usd"`
 	Settled  int64  `json:"settled_micro_usd"`
-	Reserved int64  `json:"reserved_micro_usd"`
+	Reserved int64  `json:"reserved_micro_usd" doc:"for calls under way and for questions that wait for a person"`
+	Warned   int    `json:"warned_percent" doc:"the highest percentage of the cap that was warned of this month: 0, 50, 75 or 90"`
+	Waiting  int    `json:"waiting_runs" doc:"runs that wait for a higher cap or the next month"`
+	Notice   string `json:"notice,omitempty" doc:"set while a run waits for budget"`
 }
 
 // AuditView is a part of the transparency log.
@@ -158,6 +163,8 @@ type DoctorCheck struct {
 type Decision struct {
 	Decision Answer `json:"decision" enum:"approve,reject"`
 	Digest   string `json:"digest" doc:"the digest that was shown; a decision about another one is refused"`
+	// SeenBytes is needed for a yes to a preview that is raw.
+	SeenBytes bool `json:"seen_bytes,omitempty" doc:"the person looked at bytes that no renderer could show"`
 }
 
 // Answer is a person's word.

@@ -8,14 +8,17 @@
 //     was shown and the label of what the run held. A single flipped bit in any of them voids it.
 //  2. Its state alone says nothing: a yes carries a MAC of its own. It is used once: one conditional update, in the transaction that writes the
 //     attempt.
-//  3. It expires. After that, and after the run has ended, it is worth nothing.
+//  3. It expires. After that, after the run has ended, and after the rules have
+//     changed, it is worth nothing, and gives back what was reserved for it.
 //  4. The answer must name the digest that was shown. Who answers is a person with
-//     the right to; never a run.
+//     the right to, by the workspace's rules; never a run. Bytes that nothing could
+//     show need a yes that says they were seen.
 //
 // It knows approvals and their states. It must not know how bytes are shown or sent.
 package approval
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,6 +54,7 @@ type Detail struct {
 	Key         string         `json:"key"`
 	Resources   []string       `json:"resources"`
 	Requester   host.Principal `json:"requester"`
+	Policy      int64          `json:"policy"` // version of the rules that asked
 }
 
 // Question is what is to be asked.
@@ -66,12 +70,14 @@ type Question struct {
 	Held      label.Set
 	Key       string
 	Preview   host.Preview
+	Policy    int64 // version of the rules that ask
 }
 
 func (q *Question) detail() Detail {
 	return Detail{
 		Digest: q.Digest, Destination: q.Plan.Destination, Account: q.Plan.Account, Module: q.Run.Module, Label: q.Held,
 		Readers: q.Plan.Audience, Preview: q.Preview, Operation: q.Pinned, Key: q.Key, Resources: q.Plan.Resources, Requester: q.Run.OnBehalfOf,
+		Policy: q.Policy,
 	}
 }
 
@@ -93,9 +99,20 @@ func bound(a *host.Approval, d *Detail) ([]byte, error) {
 		Why       string
 		Requester host.PrincipalID
 		Ceiling   abi.MicroUSD
+		Created   int64
 		Expires   int64
 		Detail    *Detail
-	}{a.ID, a.Run, a.Call, a.Skill, a.Operation, a.Effect, a.Why, a.Requester, a.Ceiling, a.ExpiresAt.UnixMilli(), d})
+	}{a.ID, a.Run, a.Call, a.Skill, a.Operation, a.Effect, a.Why, a.Requester, a.Ceiling, a.CreatedAt.UnixMilli(), a.ExpiresAt.UnixMilli(), d})
+}
+
+// bound is what the MAC of an approval would cover if this question had been shown as
+// it stands now. Only what a question does not know is taken from the approval.
+func (q *Question) bound(a host.Approval, shown host.Preview) ([]byte, error) {
+	d := q.detail()
+	d.Preview = shown
+	a.Run, a.Call, a.Skill, a.Operation, a.Effect = q.Run.ID, q.Call, q.Run.Skill, q.Operation.Name, q.Effect
+	a.Requester, a.Ceiling = q.Run.OnBehalfOf.ID, q.Plan.Ceiling
+	return bound(&a, &d)
 }
 
 // Ask stores a pending approval.
@@ -153,9 +170,9 @@ func (c consent) Approves(d abi.Digest) bool { return c.digest == d }
 const yesPurpose = "approval/yes/1"
 
 // yes is what the MAC of a person's yes covers: what the approval is bound to, and
-// who said it.
-func yes(id host.ApprovalID, bound []byte, by string) []byte {
-	return fmt.Appendf(nil, "%s|%x|%s", id, bound, by)
+// who said it and when.
+func yes(id host.ApprovalID, bound []byte, by string, at time.Time) []byte {
+	return fmt.Appendf(nil, "%s|%x|%d|%s", id, bound, at.UnixMilli(), by)
 }
 
 // Consent is what Take returns on a yes.
@@ -177,12 +194,22 @@ func Take(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, q Question, agai
 	if err != nil {
 		return nil, a.Approval, err
 	}
-	want := q.detail()
-	if d.Digest != want.Digest || d.Destination != want.Destination || d.Account != want.Account || d.Module != want.Module ||
-		d.Operation != want.Operation || !slices.Equal(d.Resources, want.Resources) || !slices.Equal(d.Readers, want.Readers) || d.Label.String() != want.Label.String() || a.Run != q.Run.ID || a.Call != q.Call {
+	if d.Policy != q.Policy { // what was shown was decided by rules that are gone
+		a.State = host.ApprovalVoid
+		return nil, a.Approval, nil
+	}
+	shown, err := bound(&a.Approval, &d)
+	if err != nil {
+		return nil, a.Approval, err
+	}
+	asked, err := q.bound(a.Approval, d.Preview)
+	if err != nil {
+		return nil, a.Approval, err
+	}
+	if !bytes.Equal(shown, asked) {
 		return nil, a.Approval, fmt.Errorf("%w: the call is not the one that was shown", ErrBroken)
 	}
-	if (a.State == host.ApprovalUsed || a.State == host.ApprovalApproved) && !keys.VerifyMAC(yesPurpose, yes(a.ID, a.BoundMAC, a.DecidedBy), a.VerdictMAC) {
+	if (a.State == host.ApprovalUsed || a.State == host.ApprovalApproved) && !keys.VerifyMAC(yesPurpose, yes(a.ID, a.BoundMAC, a.DecidedBy, a.DecidedAt), a.VerdictMAC) {
 		return nil, a.Approval, fmt.Errorf("%w: no person's yes belongs to its state", ErrBroken)
 	}
 	if a.State == host.ApprovalUsed && again {
@@ -207,9 +234,48 @@ func DestinationMAC(keys *vault.Keyset, skill, operation, destination string) ([
 	return keys.MAC("destination/1", fmt.Appendf(nil, "%q|%q|%q", skill, operation, destination))
 }
 
-// Answer records a person's decision. The caller must be allowed to approve, and
-// digest must be what was shown to him.
-func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller, approve bool, digest string, now time.Time) (host.Approval, error) {
+// Word is what a person says.
+type Word struct {
+	Approve bool
+	// Digest must be what was shown to him.
+	Digest string
+	// SeenBytes says that he looked at bytes that no renderer could show.
+	SeenBytes bool
+}
+
+// Approvers is a rule about who may say yes. The zero value lets every member.
+type Approvers struct {
+	Roles       []host.Role // one of them; empty: owner, admin or member
+	OtherPerson bool        // not the one for whom the run runs
+}
+
+// mayApprove says why a person may not say yes.
+func mayApprove(by host.Principal, d *Detail, w Word, rules []Approvers) error {
+	no := func(code, detail, remedy string) error {
+		return &host.Problem{Kind: host.ErrForbidden, Code: code, Detail: detail, Remedy: remedy}
+	}
+	for _, r := range rules {
+		if len(r.Roles) > 0 && !slices.Contains(r.Roles, by.Role) {
+			return no("APPROVER", fmt.Sprintf("%s is a %s; the workspace's approvers for this operation are others", by.Name, by.Role), fmt.Sprintf("ask one of: %v", r.Roles))
+		}
+		if r.OtherPerson && by.ID == d.Requester.ID {
+			return no("APPROVER", "the run runs for "+by.Name+", and the workspace wants another person to approve it", "ask another approver")
+		}
+	}
+	if d.Preview.Raw && !w.SeenBytes {
+		return no("UNINSPECTABLE", "no renderer can show these bytes; a yes has to say that they were looked at", "look at them with monroe approvals show, then approve with --i-have-seen-the-bytes")
+	}
+	return nil
+}
+
+// Answer records a person's decision, which rules let him make. A viewer decides
+// nothing; a no needs no more than being a member.
+func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller, w Word, rules []Approvers, now time.Time) (host.Approval, error) {
+	switch by.Role {
+	case host.RoleOwner, host.RoleAdmin, host.RoleMember:
+	default:
+		return host.Approval{}, &host.Problem{Kind: host.ErrForbidden, Code: "ROLE", Detail: "a viewer cannot answer approvals", Remedy: "ask a member"}
+	}
 	a, err := tx.Approval(id)
 	if err != nil {
 		return host.Approval{}, err
@@ -218,14 +284,17 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 	if err != nil {
 		return host.Approval{}, err
 	}
-	if digest != d.Digest.String() {
+	if w.Digest != d.Digest.String() {
 		return a.Approval, &host.Problem{
 			Kind: host.ErrConflict, Code: "APPROVAL_DIGEST", Detail: "the decision is about another digest than the approval's",
 			Remedy: "look at the approval again and decide on what it shows now",
 		}
 	}
 	to := host.ApprovalRejected
-	if approve {
+	if w.Approve {
+		if err := mayApprove(by.Principal, &d, w, rules); err != nil {
+			return a.Approval, err
+		}
 		to = host.ApprovalApproved
 	}
 	if err := tx.MoveApproval(id, host.ApprovalPending, to, by.Name, now, true); err != nil {
@@ -241,11 +310,11 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 	if err != nil {
 		return a.Approval, err
 	}
-	if approve {
-		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name))
+	if w.Approve {
+		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name, now))
 		err = errors.Join(e, tx.SetVerdictMAC(id, proof), tx.Forgive(a.Skill, a.Operation, mac))
 	} else {
-		err = tx.Reject(a.Skill, a.Operation, mac)
+		err = errors.Join(tx.Reject(a.Skill, a.Operation, mac), tx.ReleaseHold(a.Run, a.Call))
 	}
 	a.State, a.DecidedBy, a.DecidedAt = to, by.Name, now.UTC()
 	return a.Approval, err

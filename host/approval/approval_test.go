@@ -26,6 +26,7 @@ var (
 
 type desk struct {
 	t     *testing.T
+	dir   string
 	store *store.Store
 	keys  *vault.Keyset
 	asked host.ApprovalID // the last one
@@ -43,7 +44,7 @@ func newDesk(t *testing.T) *desk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &desk{t: t, store: s, keys: keys}
+	d := &desk{t: t, dir: dir, store: s, keys: keys}
 	d.write(func(tx *store.Tx) error {
 		return errors.Join(tx.PutPrincipal(ann, now), tx.InsertRun(store.Run{
 			Run: question().Run, Key: []byte{1}, Start: []byte{1}, StartLabel: []byte{1},
@@ -79,7 +80,7 @@ func (d *desk) ask() (a host.Approval) {
 func (d *desk) answer(a host.Approval, yes bool, at time.Time) (got host.Approval, err error) {
 	d.t.Helper()
 	err = d.store.Write(d.t.Context(), func(tx *store.Tx) (err error) {
-		got, err = approval.Answer(tx, d.keys, a.ID, host.Caller{Principal: ann}, yes, a.Digest, at)
+		got, err = approval.Answer(tx, d.keys, a.ID, host.Caller{Principal: ann}, approval.Word{Approve: yes, Digest: a.Digest}, nil, at)
 		return err
 	})
 	return got, err
@@ -94,13 +95,13 @@ func (d *desk) take(q approval.Question, again bool, at time.Time) (c approval.C
 }
 
 // Law 2.
-func TestTwoHundredTakesOfOneApprovalGiveOneConsent(t *testing.T) {
+func TestAThousandTakesOfOneApprovalGiveOneConsent(t *testing.T) {
 	d := newDesk(t)
 	a := d.ask()
 	if _, err := d.answer(a, true, now); err != nil {
 		t.Fatal(err)
 	}
-	const takers = 200
+	const takers = 1000
 	var start, wg sync.WaitGroup
 	var yes, used atomic.Int64
 	start.Add(1)
@@ -299,5 +300,56 @@ func TestAStateWithoutAPersonsYesIsWorthNothing(t *testing.T) {
 		if c, _, err := d.take(question(), true, now); c != nil || !errors.Is(err, approval.ErrBroken) {
 			t.Errorf("%s: %v, %v", state, c, err)
 		}
+	}
+}
+
+// Law 4: who may say yes is the workspace's rule; a no is free to every member.
+func TestWhoMayApprove(t *testing.T) {
+	person := func(id host.PrincipalID, r host.Role) host.Caller {
+		return host.Caller{Principal: host.Principal{ID: id, Name: string(id), Role: r}}
+	}
+	admins, another := approval.Approvers{Roles: []host.Role{host.RoleOwner, host.RoleAdmin}}, approval.Approvers{OtherPerson: true}
+	for name, c := range map[string]struct {
+		by    host.Caller
+		rules []approval.Approvers
+		raw   bool
+		word  approval.Word
+		ok    bool
+	}{
+		"a member":                        {person("prin_2", host.RoleMember), nil, false, approval.Word{Approve: true}, true},
+		"a viewer":                        {person("prin_2", host.RoleViewer), nil, false, approval.Word{Approve: true}, false},
+		"a viewer's no":                   {person("prin_2", host.RoleViewer), nil, false, approval.Word{}, false},
+		"nobody":                          {host.Caller{}, nil, false, approval.Word{Approve: true}, false},
+		"a member where admins are named": {person("prin_2", host.RoleMember), []approval.Approvers{admins}, false, approval.Word{Approve: true}, false},
+		"his no":                          {person("prin_2", host.RoleMember), []approval.Approvers{admins}, false, approval.Word{}, true},
+		"an admin":                        {person("prin_2", host.RoleAdmin), []approval.Approvers{admins}, false, approval.Word{Approve: true}, true},
+		"the requester himself":           {person(ann.ID, host.RoleOwner), []approval.Approvers{another}, false, approval.Word{Approve: true}, false},
+		"the requester's no":              {person(ann.ID, host.RoleOwner), []approval.Approvers{another}, false, approval.Word{}, true},
+		"another person":                  {person("prin_2", host.RoleMember), []approval.Approvers{another}, false, approval.Word{Approve: true}, true},
+		"one of two rules":                {person("prin_2", host.RoleMember), []approval.Approvers{another, admins}, false, approval.Word{Approve: true}, false},
+		"unseen bytes":                    {person("prin_2", host.RoleMember), nil, true, approval.Word{Approve: true}, false},
+		"seen bytes":                      {person("prin_2", host.RoleMember), nil, true, approval.Word{Approve: true, SeenBytes: true}, true},
+		"no to unseen bytes":              {person("prin_2", host.RoleMember), nil, true, approval.Word{}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDesk(t)
+			q := question()
+			q.Preview.Raw = c.raw
+			var a host.Approval
+			d.write(func(tx *store.Tx) (err error) { a, err = approval.Ask(tx, d.keys, q, now); return err })
+			d.asked = a.ID
+			c.word.Digest = a.Digest
+			err := d.store.Write(t.Context(), func(tx *store.Tx) error {
+				_, err := approval.Answer(tx, d.keys, a.ID, c.by, c.word, c.rules, now)
+				return err
+			})
+			if (err == nil) != c.ok || err != nil && !errors.Is(err, host.ErrForbidden) {
+				t.Error(err)
+			}
+			got, _, err := d.take(q, false, now)
+			if (got != nil) != (c.ok && c.word.Approve) || err != nil {
+				t.Errorf("taken: %v, %v", got, err)
+			}
+		})
 	}
 }

@@ -39,6 +39,7 @@ const (
 	KindEnd      Kind = "run_end"
 	KindApproval Kind = "approval" // a person's answer
 	KindAdmin    Kind = "admin"    // a change of configuration, skills or tokens
+	KindSpend    Kind = "spend"    // a warning of the month's cap, a run that waits for a higher one, a cost without an outcome
 	KindAlarm    Kind = "alarm"    // a worker tried what it may not
 	KindProbe    Kind = "probe"    // a look for the effect of an attempt that was cut off
 	KindUnknown  Kind = "unknown"  // nobody can tell what an attempt did: a person is asked
@@ -69,6 +70,7 @@ type Leaf struct {
 	Request  string       `json:"request,omitempty"`
 	Reserved abi.MicroUSD `json:"reserved,omitempty"`
 	Cost     abi.MicroUSD `json:"cost,omitempty"`
+	Period   string       `json:"period,omitempty"` // month, in UTC, that the cost belongs to
 	BytesOut int64        `json:"bytes_out,omitempty"`
 	BytesIn  int64        `json:"bytes_in,omitempty"`
 	Detail   string       `json:"detail,omitempty"` // never text of a guest

@@ -103,6 +103,8 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		b.doubt[key] = l.Verdict
 	case KindAlarm:
 		b.Alarms++
+	case KindSpend:
+		b.Cost += l.Cost
 	case KindProbe, KindStart, KindEnd, KindAdmin:
 	default:
 		return bad("unknown kind %q", l.Kind)

@@ -70,7 +70,13 @@ type Rules struct {
 	Policy *grant.Policy
 	Cap    abi.MicroUSD // monthly
 	Owner  string       // the owner's address
+	// Identical is how many calls with an effect or a price a run may make with the
+	// same request; 0 means DefaultIdentical. After twice as many the run is stopped.
+	Identical int
 }
+
+// DefaultIdentical is Rules.Identical where nobody says otherwise.
+const DefaultIdentical = 10
 
 // Config wires a Broker. All fields but Scanner are needed.
 type Config struct {
@@ -104,6 +110,9 @@ func New(c Config) *Broker {
 // ErrSuspended says that the run waits. Nothing is lost: the same call, asked again
 // later, goes on where it stopped.
 var ErrSuspended = errors.New("the run waits")
+
+// ErrLoop says that the run asks the same again and again and has to be stopped.
+var ErrLoop = errors.New("the run makes the same call again and again")
 
 // Reply is what the guest gets, and when.
 type Reply struct {
@@ -172,7 +181,11 @@ func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Repl
 	b.scanIn(ctx, c)
 	// 8. Settle: reply, cost and audit leaf in one transaction. Only then may the
 	// guest see it.
-	return b.settle(ctx, s, c)
+	reply, err := b.settle(ctx, s, c)
+	if err == nil && c.loop {
+		return Reply{}, ErrLoop
+	}
+	return reply, err
 }
 
 // call is one host call on its way through the stages.
@@ -194,8 +207,10 @@ type call struct {
 	held      label.Set // what the run held when it asked
 	verdict   grant.Verdict
 	reserved  abi.MicroUSD
-	decided   bool // a decision leaf exists
+	period    string // the month that reserved belongs to
+	decided   bool   // a decision leaf exists
 	attempted bool
+	loop      bool        // the run did not heed a refusal as too many of the same
 	lost      bool        // an earlier attempt's outcome was lost in a crash
 	answered  bool        // what became of an earlier attempt is the answer
 	gone      *abi.Denial // the operation is not there any more, though it was attempted

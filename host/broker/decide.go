@@ -34,18 +34,27 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 	if c.own.do != nil {
 		return grant.Permit{}, b.decideOwn(ctx, s, c)
 	}
+	if breaks(s, c, rules.Identical); c.denial != nil {
+		return grant.Permit{}, nil
+	}
 	if c.verdict.Outcome == grant.Allow && c.action.Effect == abi.EffectRead && c.plan.Ceiling == 0 && !c.recorded {
 		permit, _ := c.verdict.Permit(nil, false)
 		return permit, nil
 	}
 	d := decision{b: b, s: s, c: c, rules: rules, now: b.Now()}
 	err := s.write(ctx, b.Store, d.commit)
+	if errors.Is(err, errStale) {
+		return b.decide(ctx, s, c)
+	}
 	if errors.Is(err, errShort) { // nothing of the transaction remains
 		err = s.write(ctx, b.Store, d.waitForBudget)
 	}
 	if errors.Is(err, errOver) {
 		c.denial = abi.Deny(abi.Budget, fmt.Sprintf("the call can cost %s, which is more than is left of this run's %s", c.plan.Ceiling, s.Run.Budget), "do less, or start the run again with a higher ceiling")
 		return grant.Permit{}, nil
+	}
+	if err == nil && d.warn > 0 {
+		s.emit(host.Event{Kind: host.EventWarning, Text: d.warning()})
 	}
 	switch {
 	case err != nil:
@@ -54,15 +63,31 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 		s.emit(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: d.tell, Approval: d.asked.ID})
 		return grant.Permit{}, ErrSuspended
 	}
-	if d.warn > 0 {
-		s.emit(host.Event{Kind: host.EventWarning, Text: fmt.Sprintf("%d %% of this month's cap of %s is used or reserved", d.warn, rules.Cap)})
-	}
 	return d.permit, nil
 }
 
-// What undoes a decision that there is no money for, the use of its approval
-// included.
+// breaks refuses the call of a run that goes in circles: the same request with an
+// effect or a price, more often than the limit says.
+func breaks(s *Session, c *call, limit int) {
+	if limit == 0 {
+		limit = DefaultIdentical
+	}
+	e := c.verdict.Effect
+	if c.recorded || !e.Asks() && e != abi.EffectMetered && c.plan.Ceiling == 0 {
+		return
+	}
+	before := s.Log.Same(c.fp)
+	if before < limit {
+		return
+	}
+	c.loop = before >= 2*limit
+	c.denial = abi.Deny(abi.Rate, fmt.Sprintf("the run made this very call %d times; at most %d are allowed", before, limit), "do something else or end; a run that goes on with it is stopped")
+}
+
+// What undoes a decision that the rules changed under or that there is no money for,
+// the use of its approval included.
 var (
+	errStale = errors.New("the rules changed while the call was decided")
 	errShort = errors.New("the month's cap is reached")
 	errOver  = errors.New("the run's own ceiling is reached")
 )
@@ -81,12 +106,18 @@ type decision struct {
 	wait    host.WaitKind
 	tell    string
 	warn    int
+	held    abi.MicroUSD // by the question that is asked
 }
 
 // commit is the transaction. What can fail for want of consent or money comes
 // first; only then is anything written down.
 func (d *decision) commit(tx *store.Tx) error {
 	c := d.c
+	// The last look at the rules. They change inside a transaction of the same store,
+	// so none can be withdrawn between here and the durable attempt.
+	if d.b.Rules() != d.rules {
+		return errStale
+	}
 	if c.verdict.Outcome == grant.Ask {
 		if err := d.seekConsent(tx); err != nil || c.denial != nil || d.wait != "" {
 			return err
@@ -121,6 +152,7 @@ func (d *decision) seekConsent(tx *store.Tx) error {
 	q := approval.Question{
 		Run: d.s.Run, Call: c.n, Operation: c.op, Pinned: d.b.World.Pinned(c.op.Name), Plan: c.plan, Digest: c.action.Digest,
 		Effect: c.verdict.Effect, Why: c.verdict.Why, Held: c.held, Key: c.invoke.Key,
+		Policy: d.rules.Policy.Version,
 	}
 	if c.approval == "" {
 		return d.ask(tx, q)
@@ -150,7 +182,9 @@ func (d *decision) unapproved(tx *store.Tx, a host.Approval) error {
 		d.c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("%s said no to %s", a.DecidedBy, d.c.op.Name), "do not ask for the same again; do something else or end")
 	case host.ApprovalExpired:
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("nobody answered within %s", approval.Life), "ask again in a new call, if it is still wanted")
-	case host.ApprovalApproved, host.ApprovalUsed, host.ApprovalVoid:
+	case host.ApprovalVoid:
+		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("the rules changed after the approval %s was asked for, so it is void", a.ID), "ask again in a new call, if it is still wanted")
+	case host.ApprovalApproved, host.ApprovalUsed:
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("the approval %s is %s", a.ID, a.State), "ask again in a new call, if it is still wanted")
 	}
 	return nil
@@ -170,6 +204,14 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 	if noes >= approval.StickyRejections {
 		c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("people said no %d times to %s for this destination", noes, c.op.Name), "it is not asked again; a person of the workspace has to start it differently")
 		return nil
+	}
+	if c.plan.Ceiling > 0 {
+		short, warn, err := spend.Hold(tx, d.s.Run, c.n, c.plan.Ceiling, d.rules.Cap, d.now)
+		if err := shortage(short, err); err != nil {
+			return err
+		}
+		d.held = c.plan.Ceiling
+		d.warned(warn)
 	}
 	q.Preview = d.b.World.Preview(c.op.Name, c.plan)
 	if d.asked, err = approval.Ask(tx, d.b.Keys, q, d.now); err != nil {
@@ -204,14 +246,47 @@ func repeatable(r abi.ReplayClass) bool {
 func (d *decision) reserve(tx *store.Tx) error {
 	c := d.c
 	if c.attempts > 0 {
-		if _, err := settleOpen(tx, d.s, c, nil); err != nil {
+		lost, err := settleOpen(tx, d.s, c, nil)
+		if err != nil {
 			return err
+		}
+		if lost > 0 { // the outcome's leaf will speak of the coming attempt alone
+			d.s.witness(audit.Leaf{TimeMS: d.now.UnixMilli(), Kind: audit.KindSpend, Run: d.s.Run.ID, Call: c.n, Verdict: "lost", Cost: lost, Period: c.period, Detail: "an attempt without an answer stays spent in full"})
 		}
 	}
 	if c.plan.Ceiling == 0 {
 		return nil
 	}
+	amount, period, err := tx.UseHold(d.s.Run.ID, c.n, c.attempts+1)
+	if err == nil { // reserved when a person was asked, in the month of that moment
+		c.reserved, c.period = amount, period
+		return nil
+	}
+	if !errors.Is(err, host.ErrNotFound) {
+		return err
+	}
 	short, warn, err := spend.Reserve(tx, d.s.Run, c.n, c.attempts+1, c.plan.Ceiling, d.rules.Cap, d.now)
+	if err := shortage(short, err); err != nil {
+		return err
+	}
+	c.reserved, c.period = c.plan.Ceiling, spend.Period(d.now)
+	d.warned(warn)
+	return nil
+}
+
+// warned witnesses a warning that this reservation crossed.
+func (d *decision) warned(percent int) {
+	if d.warn = percent; percent > 0 {
+		d.s.witness(audit.Leaf{TimeMS: d.now.UnixMilli(), Kind: audit.KindSpend, Run: d.s.Run.ID, Call: d.c.n, Verdict: "warning", Period: spend.Period(d.now), Detail: d.warning()})
+	}
+}
+
+func (d *decision) warning() string {
+	return fmt.Sprintf("%d %% of this month's cap of %s is used or reserved", d.warn, d.rules.Cap)
+}
+
+// shortage turns a reservation that was not made into what undoes the transaction.
+func shortage(short spend.Shortage, err error) error {
 	switch {
 	case err != nil:
 		return err
@@ -220,14 +295,14 @@ func (d *decision) reserve(tx *store.Tx) error {
 	case short == spend.NoBudget:
 		return errOver
 	}
-	c.reserved, d.warn = c.plan.Ceiling, warn
 	return nil
 }
 
 // waitForBudget parks the run until the cap is raised or the month is over.
 func (d *decision) waitForBudget(tx *store.Tx) error {
 	d.consent = nil // it was given back with the rest
-	d.wait, d.tell = host.WaitBudget, fmt.Sprintf("Out of budget, raise cap to continue (the next call can cost %s, the cap is %s a month)", d.c.plan.Ceiling, d.rules.Cap)
+	d.wait, d.tell = host.WaitBudget, spend.OutOfBudget
+	d.s.witness(audit.Leaf{TimeMS: d.now.UnixMilli(), Kind: audit.KindSpend, Run: d.s.Run.ID, Call: d.c.n, Verdict: "paused", Period: spend.Period(d.now), Detail: spend.OutOfBudget})
 	if err := d.record(); err != nil {
 		return err
 	}
@@ -269,7 +344,7 @@ func (d *decision) leaf(verdict string) error {
 	if err != nil {
 		return err
 	}
-	l.Verdict, l.Reserved = verdict, d.c.reserved
+	l.Verdict, l.Reserved = verdict, d.c.reserved+d.held
 	if d.consent != nil || verdict == "ask" {
 		l.Approval = d.asked.ID
 	}

@@ -128,9 +128,10 @@ func (c *call) settles(s *Session, cost *abi.MicroUSD) {
 // not known, as it may have been used.
 func settleOpen(tx *store.Tx, s *Session, c *call, cost *abi.MicroUSD) (sum abi.MicroUSD, err error) {
 	open, err := tx.OpenReservations(s.Run.ID, c.n)
-	for _, attempt := range open {
-		booked, e := spend.Settle(tx, s.Run, c.n, attempt, c.plan.Ceiling, cost)
+	for _, o := range open {
+		booked, e := spend.Settle(tx, s.Run, c.n, o.Attempt, c.plan.Ceiling, cost)
 		sum, err = sum+booked, errors.Join(err, e)
+		c.period = o.Period
 	}
 	return sum, err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -137,6 +138,8 @@ type house struct {
 	run   host.RunID
 	s     *broker.Session
 	plays int // how often Rules was asked for
+
+	onRules func(int) // before Rules answers
 }
 
 var (
@@ -146,13 +149,9 @@ var (
 
 func newHouse(t *testing.T) *house {
 	h := &house{t: t, path: t.TempDir(), now: time.Date(2026, 3, 5, 12, 0, 0, 0, time.UTC), world: &fakeWorld{t: t, pinned: abi.Digest{5}}}
-	var grants []grant.Grant
-	for _, op := range h.world.Operations() {
-		grants = append(grants, grant.Grant{ID: host.GrantID("grant_" + op.Name), Skill: "triage", Module: module, Operation: op.Name, Resource: "x:**"})
-	}
-	policy, err := grant.Compile(3, grants, nil, nil)
-	h.must(err)
-	h.rules = broker.Rules{Policy: policy, Cap: 1000, Owner: "ann@example.com"}
+	h.rules = broker.Rules{Cap: 1000, Owner: "ann@example.com"}
+	h.permit(3)
+	var err error
 	h.keys, err = vault.OpenKeyset(filepath.Join(h.path, "keys"), "acme")
 	h.must(err)
 	h.open()
@@ -182,8 +181,34 @@ func (h *house) open() {
 	h.must(err)
 	h.door = broker.New(broker.Config{
 		Store: h.store, Keys: h.keys, World: h.world, Now: func() time.Time { return h.now },
-		Rules: func() broker.Rules { h.plays++; return h.rules },
+		Rules: func() broker.Rules {
+			h.plays++
+			if h.onRules != nil {
+				h.onRules(h.plays)
+			}
+			return h.rules
+		},
 	})
+}
+
+// permit puts rules of a version in force that grant all but some operations.
+func (h *house) permit(version int64, without ...string) {
+	h.t.Helper()
+	var grants []grant.Grant
+	for _, op := range h.world.Operations() {
+		if !slices.Contains(without, op.Name) {
+			grants = append(grants, grant.Grant{ID: host.GrantID("grant_" + op.Name), Skill: "triage", Module: module, Operation: op.Name, Resource: "x:**"})
+		}
+	}
+	policy, err := grant.Compile(version, grants, nil, nil)
+	h.must(err)
+	h.rules.Policy = policy
+}
+
+// expire is what a sweep does with questions that nobody answered.
+func (h *house) expire() {
+	h.t.Helper()
+	h.write(func(tx *store.Tx) error { _, err := tx.Expired(h.now); return err })
 }
 
 // start makes a new run of the skill and opens it.
@@ -336,7 +361,7 @@ func (h *house) answer(n uint32, yes bool) {
 	d, err := approval.Open(h.keys, &a)
 	h.must(err)
 	h.write(func(tx *store.Tx) error {
-		got, err := approval.Answer(tx, h.keys, a.ID, host.Caller{Principal: person}, yes, d.Digest.String(), h.now)
+		got, err := approval.Answer(tx, h.keys, a.ID, host.Caller{Principal: person}, approval.Word{Approve: yes, Digest: d.Digest.String()}, nil, h.now)
 		if err != nil {
 			return err
 		}

@@ -70,6 +70,7 @@ func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error)
 			return err
 		}
 		l.Verdict, l.Cost, l.BytesOut, l.BytesIn = "ok", c.cost, c.out.BytesOut, c.out.BytesIn
+		l.Period = c.period
 		if c.attempted && c.cost > c.reserved {
 			l.Detail = audit.OverReserved
 		}
@@ -104,6 +105,9 @@ func (b *Broker) book(tx *store.Tx, s *Session, c *call) error {
 		return c.closes(tx)
 	}
 	if c.reserved == 0 {
+		if c.approval != "" && !c.attempted { // refused: nobody has to answer, nothing is held any more
+			return tx.VoidApproval(s.Run.ID, c.n)
+		}
 		return nil
 	}
 	cost := c.out.Result.Cost

@@ -26,10 +26,15 @@ type Workspace struct {
 	Version   int            `yaml:"version" json:"version" enum:"1" doc:"form of this file"`
 	Workspace host.Workspace `yaml:"workspace" json:"workspace" pattern:"^[a-z][a-z0-9-]{1,31}$" doc:"the workspace that this is for"`
 	CapUSD    string         `yaml:"cap_usd" json:"cap_usd" pattern:"^[0-9]{1,9}(\\.[0-9]{1,6})?$" doc:"monthly cap in dollars, as text"`
+	// IdenticalCalls breaks loops: what is over it is refused, and a run that makes
+	// twice as many is stopped. 0 means the default of 10.
+	IdenticalCalls int `yaml:"identical_calls,omitempty" json:"identical_calls,omitempty" minimum:"1" maximum:"10000" doc:"how often a run may make the same call with an effect or a price; 10 if absent"`
 	// Connectors are the folders and mailboxes that may be granted at all.
 	Connectors []Connector `yaml:"connectors,omitempty" json:"connectors,omitempty"`
 	Grants     []Grant     `yaml:"grants,omitempty" json:"grants,omitempty"`
-	Policies   []string    `yaml:"policies,omitempty" json:"policies,omitempty" doc:"Cedar files beside this one; they can only forbid"`
+	// Approvers narrow who may say yes. Every line that names the operation holds.
+	Approvers []Approvers `yaml:"approvers,omitempty" json:"approvers,omitempty"`
+	Policies  []string    `yaml:"policies,omitempty" json:"policies,omitempty" doc:"Cedar files beside this one; they can only forbid"`
 }
 
 // Connector is one outside thing under a name of the workspace's own.
@@ -44,6 +49,16 @@ type Connector struct {
 	// ModelMayRead lets a model at the operator's endpoint see what is in it.
 	ModelMayRead bool `yaml:"model_may_read,omitempty" json:"model_may_read,omitempty"`
 }
+
+// Approvers says who may approve calls of an operation.
+type Approvers struct {
+	Operation   string      `yaml:"operation" json:"operation" doc:"name of the operation, or * for all"`
+	Roles       []host.Role `yaml:"roles,omitempty" json:"roles,omitempty" enum:"owner,admin,member" doc:"only people of these roles; without it owner, admin and member"`
+	OtherPerson bool        `yaml:"other_person,omitempty" json:"other_person,omitempty" doc:"not the person for whom the run runs"`
+}
+
+// AnyOperation in a line of approvers means every operation.
+const AnyOperation = "*"
 
 // Grant is one line of the grant table.
 type Grant struct {
@@ -153,6 +168,9 @@ func ParseWorkspace(text []byte) (*Workspace, error) {
 	if _, err := ParseUSD(w.CapUSD); err != nil {
 		return nil, problem("CONFIG_CAP", "workspace.yaml: cap_usd: %v", err)
 	}
+	if w.IdenticalCalls < 0 || w.IdenticalCalls > 10_000 {
+		return nil, problem("CONFIG_IDENTICAL", "workspace.yaml: identical_calls: 1 to 10000, or leave it out for the default")
+	}
 	seen := map[string]bool{}
 	for _, c := range w.Connectors {
 		switch {
@@ -176,6 +194,16 @@ func ParseWorkspace(text []byte) (*Workspace, error) {
 		}
 		if g.Gate != host.GateDefault && g.Gate != host.GateAsk && g.Gate != host.GateDeny {
 			return nil, problem("CONFIG_GRANT", "grants: line %d: gate %q: leave it out, or write ask or deny", i+1, g.Gate)
+		}
+	}
+	for i, a := range w.Approvers {
+		if a.Operation == "" || len(a.Roles) == 0 && !a.OtherPerson {
+			return nil, problem("CONFIG_APPROVERS", "approvers: line %d needs an operation, and roles or other_person", i+1)
+		}
+		for _, r := range a.Roles {
+			if r != host.RoleOwner && r != host.RoleAdmin && r != host.RoleMember {
+				return nil, problem("CONFIG_APPROVERS", "approvers: line %d: role %q: owner, admin and member can approve", i+1, r)
+			}
 		}
 	}
 	for _, p := range w.Policies {

@@ -52,8 +52,7 @@ const (
 	End        Kind = "END"         // the run's end
 )
 
-// recordVersion is the form of bodies that this binary writes.
-const recordVersion = 1
+const recordVersion = host.RecordVersion
 
 // Body is a record's content. A record uses the fields that its kind needs; fields
 // only grow.
@@ -135,7 +134,8 @@ type Log struct {
 	entries map[uint32]*Entry
 
 	pending []store.Record
-	staged  bool // pending was handed to a transaction that has not been confirmed
+	staged  bool               // pending was handed to a transaction that has not been confirmed
+	same    map[abi.Digest]int // calls by fingerprint
 }
 
 // Genesis is the head of a chain without records. It binds the run's row: its
@@ -204,7 +204,7 @@ func Open(r *store.Run, key *vault.RunKey, recs []store.Record) (*Log, error) {
 	if err := VerifyChain(r, recs); err != nil {
 		return nil, err
 	}
-	l := &Log{run: r.ID, key: key, next: r.NextSeq, chain: r.Chain, entries: map[uint32]*Entry{}}
+	l := &Log{run: r.ID, key: key, next: r.NextSeq, chain: r.Chain, entries: map[uint32]*Entry{}, same: map[abi.Digest]int{}}
 	for i := range recs {
 		b, lab, err := l.unseal(&recs[i])
 		if err != nil {
@@ -248,6 +248,7 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 	}
 	e := l.entries[call]
 	if e == nil {
+		l.same[b.Fingerprint]++
 		e = &Entry{Call: call, Started: at, Body: b, Label: lab}
 		l.entries[call] = e
 	}
@@ -330,6 +331,9 @@ func (l *Log) Answered() (list []*Answer) {
 	}
 	return list
 }
+
+// Same is how many calls of the run, parts of batches included, had this fingerprint.
+func (l *Log) Same(fp abi.Digest) int { return l.same[fp] }
 
 // Entries returns every call in order, the parts of a batch before the batch.
 func (l *Log) Entries() []*Entry {

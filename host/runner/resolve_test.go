@@ -81,7 +81,7 @@ func (b *bench) approve(t *testing.T) {
 	if err != nil || len(list) != 1 {
 		t.Fatalf("%d approvals, %v", len(list), err)
 	}
-	if _, err := b.Decide(t.Context(), b.caller, list[0].ID, true, list[0].Digest); err != nil {
+	if _, err := b.Decide(t.Context(), b.caller, list[0].ID, api.Decision{Decision: api.Approve, Digest: list[0].Digest}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -3,6 +3,7 @@ package runner
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -87,6 +88,9 @@ func (r *Runner) run(ctx context.Context, id host.RunID) error {
 			return err
 		}
 		err = r.work(ctx, p)
+		if unmet := new(pinned); errors.As(err, &unmet) {
+			return r.hold(p, unmet)
+		}
 		if f := new(fault); errors.As(err, &f) {
 			return r.finish(id, p.session, ending{state: host.StateFailed, failure: f.Error()})
 		}
@@ -117,6 +121,9 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 		}
 		if recs, err = tx.Records(id); err != nil {
 			return err
+		}
+		if mod.Image != p.row.Image || sha256.Sum256([]byte(mod.Manifest)) != p.row.ManifestSHA256 {
+			return fmt.Errorf("the stored module %s is not the one that the run began with", p.row.Module)
 		}
 		return tx.SetState(id, host.StateRunning, "", time.Time{}, now, host.StateQueued, host.StateWaiting, host.StateRunning)
 	})
@@ -194,11 +201,40 @@ func (r *Runner) work(ctx context.Context, p *prepared) (err error) {
 			err = fmt.Errorf("%w: %w", err, ended)
 		}
 	}()
-	if got := w.Ready().Engine; got != p.row.Engine {
-		return fmt.Errorf("the run is pinned to the engine %s, this binary has %s", p.row.Engine, got)
+	pins := host.Pins{Engine: p.row.Engine, ABI: p.row.ABI}
+	if unmet := pins.Unmet(w.Ready().Engine, abi.Version); unmet != "" {
+		return &pinned{unmet}
 	}
 	s := &serving{r: r, p: p, w: w}
 	return s.serve(ctx)
+}
+
+// pinned says that this host cannot replay a run.
+type pinned struct{ why string }
+
+func (p *pinned) Error() string { return p.why }
+
+// pinnedLife is how long a run waits for a host that can replay it.
+const pinnedLife = 7 * 24 * time.Hour
+
+// hold parks a run until another binary takes it up, and ends it when none has come.
+// It is never tried on another engine: that the answers fit would be luck.
+func (r *Runner) hold(p *prepared, why *pinned) error {
+	until := p.row.WakeAt
+	if p.row.Wait != host.WaitPinned {
+		until = r.Now().Add(pinnedLife)
+	}
+	if !r.Now().Before(until) {
+		return r.finish(p.row.ID, p.session, ending{state: host.StateFailed, failure: why.why})
+	}
+	err := r.Store.Write(r.ctx, func(tx *store.Tx) error {
+		return tx.SetState(p.row.ID, host.StateWaiting, host.WaitPinned, until, r.Now(), host.StateRunning)
+	})
+	if err != nil {
+		return err
+	}
+	p.session.Emit(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: why.why + "; start the binary that it began under, or cancel it"})
+	return broker.ErrSuspended
 }
 
 var (
@@ -342,6 +378,9 @@ func (s *serving) onCall(ctx context.Context, payload []byte) error {
 	}
 	s.next++
 	reply, err := s.r.Broker.Do(ctx, s.p.session, seq, bytes.Clone(request))
+	if errors.Is(err, broker.ErrLoop) {
+		return &fault{wire.Fault{Code: wire.FaultLimit, Message: err.Error()}}
+	}
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,11 @@ func New(c Config) *Runner {
 func (r *Runner) Start() error {
 	var list []host.RunID
 	err := r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
-		list, err = tx.Busy()
+		if list, err = tx.Busy(); err != nil {
+			return err
+		}
+		held, err := tx.Waiting(host.WaitPinned) // this binary may be the one that they wait for
+		list = append(list, held...)
 		return err
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,6 +138,20 @@ const (
 type bench struct {
 	*workspace.Workspace
 	caller host.Caller
+	config workspace.Config
+}
+
+// reopen stops the workspace and opens it again, as a new binary would.
+func (b *bench) reopen(t *testing.T) {
+	t.Helper()
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w, err := workspace.Open(t.Context(), b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Workspace = w
 }
 
 func newBench(t *testing.T, s *fakeSpawner) *bench {
@@ -155,16 +170,18 @@ func benchIn(t *testing.T, s *fakeSpawner, clock func() time.Time, world broker.
 		s.ready = engine
 	}
 	dir := filepath.Join(t.TempDir(), "team")
-	w, err := workspace.Open(t.Context(), workspace.Config{
+	c := workspace.Config{
 		Name: "team", Dir: dir, Postgres: storetest.Config(t, dir, "team"), Operator: &config.Operator{Version: 1, Owner: config.Owner{Name: "Ann", Email: "ann@localhost"}},
 		World:    func(*config.Workspace) (broker.World, error) { return world, nil },
 		Compiler: fakeCompiler{}, Spawner: s, Now: clock, Log: slog.New(slog.DiscardHandler),
-	})
+	}
+	w, err := workspace.Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	b := &bench{Workspace: w, config: c}
 	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
+		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -172,7 +189,6 @@ func benchIn(t *testing.T, s *fakeSpawner, clock func() time.Time, world broker.
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{Workspace: w}
 	if b.caller, err = w.Authenticate(t.Context(), strings.TrimSpace(string(token))); err != nil {
 		t.Fatal(err)
 	}
@@ -302,13 +318,63 @@ func hung(c net.Conn) <-chan struct{} {
 	return ch
 }
 
-// TestWorkersThatDoNotFit are refused before they see the run.
-func TestWorkersThatDoNotFit(t *testing.T) {
-	s := &fakeSpawner{ready: "other/2", scripts: []script{func(net.Conn) {}}}
-	if v := newBench(t, s).result(t); v.State != host.StateFailed || v.Failure != "the host could not go on: the run is pinned to the engine fake/1, this binary has other/2" {
-		t.Errorf("another engine: %s %q", v.State, v.Failure)
+// TestAnotherEngineWaitsForItsOwn holds a run that began under another engine until a
+// host comes that has it, and ends it when none does.
+func TestAnotherEngineWaitsForItsOwn(t *testing.T) {
+	var ahead atomic.Int64
+	s := &fakeSpawner{ready: "other/2", scripts: []script{func(c net.Conn) { open(c); done(c) }}}
+	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	held := func() host.RunID {
+		t.Helper()
+		r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+		if v := b.view(t, r.ID); v.Wait != host.WaitPinned {
+			t.Fatalf("the run waits for %q", v.Wait)
+		}
+		return r.ID
 	}
-	s = &fakeSpawner{err: errors.New("no processes left")}
+	first := held()
+	list, err := b.Pins(t.Context(), b.caller)
+	if err != nil || len(list) != 1 || list[0].Engine != engine || list[0].ABI != abi.Version || list[0].Unmet(engine, abi.Version) != "" || list[0].Unmet("other/2", abi.Version) == "" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	ahead.Store(int64(8 * 24 * time.Hour))
+	if err := b.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, first, func(host.RunState) bool { return false })
+	if v := b.view(t, first); v.State != host.StateFailed || v.Failure != "the run is pinned to the engine fake/1, this binary has other/2" {
+		t.Errorf("%s: %q", v.State, v.Failure)
+	}
+	second := held()
+	s.mu.Lock()
+	s.ready = engine
+	s.mu.Unlock()
+	b.reopen(t)
+	b.await(t, second, func(host.RunState) bool { return false })
+	if v := b.view(t, second); v.State != host.StateSucceeded {
+		t.Errorf("under its own engine again it %s: %s", v.State, v.Failure)
+	}
+}
+
+func TestPinsThatAHostDoesNotMeet(t *testing.T) {
+	for _, p := range []host.Pins{
+		{Engine: "e/2", ABI: abi.Version}, {Engine: "e/1", ABI: abi.Version + 1}, {Engine: "e/1", ABI: abi.Version, Record: host.RecordVersion + 1},
+	} {
+		if p.Unmet("e/1", abi.Version) == "" {
+			t.Errorf("%+v was met", p)
+		}
+	}
+	if why := (host.Pins{Engine: "e/1", ABI: abi.Version, Record: host.RecordVersion}).Unmet("e/1", abi.Version); why != "" {
+		t.Error(why)
+	}
+}
+
+func TestAWorkerThatDoesNotStart(t *testing.T) {
+	s := &fakeSpawner{err: errors.New("no processes left")}
 	if v := newBench(t, s).result(t); v.State != host.StateFailed || v.Failure != "the host could not go on: the worker did not start: no processes left" {
 		t.Errorf("no worker: %s %q", v.State, v.Failure)
 	}

@@ -2,6 +2,7 @@ package spend_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -244,5 +245,131 @@ func TestEstimateNeverPassesTheCeiling(t *testing.T) {
 		if e.P50 > e.P95 || e.P95 > ceiling || e.Runs != len(costs) || e.Ceiling != ceiling {
 			t.Fatalf("%+v", e)
 		}
+	})
+}
+
+// Law 6: over any history of a tree of runs, each run stays within its budget and the
+// calls of all together within the root's; in the end the root has spent what all did.
+func TestATreeOfRunsNeverPassesItsRootsBudget(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer func() { _ = s.Close() }()
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++
+		type node struct {
+			run             host.Run
+			parent          int
+			children, calls int // not ended, not settled
+			own, reserved   abi.MicroUSD
+			ended           bool
+		}
+		root := run(fmt.Sprintf("run_t%d", round), abi.MicroUSD(rapid.IntRange(0, 100).Draw(rt, "budget")))
+		tree := []*node{{run: root, parent: -1}}
+		type open struct {
+			node         int
+			call         uint32
+			amount, cost abi.MicroUSD
+		}
+		var list []open
+		var all abi.MicroUSD // what calls reserved or cost, counted naively
+		write := func(fn func(tx *store.Tx) error) error {
+			return s.Write(context.Background(), func(tx *store.Tx) error {
+				if err := fn(tx); err != nil {
+					return err
+				}
+				for _, n := range tree {
+					got, err := tx.SpendTotal(store.RunScope(n.run.ID))
+					if err != nil || got.Settled+got.Reserved > n.run.Budget {
+						return fmt.Errorf("%s: %+v passes %d, %w", n.run.ID, got, n.run.Budget, err)
+					}
+				}
+				return nil
+			})
+		}
+		must := func(err error) {
+			if err != nil {
+				rt.Fatal(err)
+			}
+		}
+		settle := func() {
+			o := list[0]
+			list = list[1:]
+			n := tree[o.node]
+			must(write(func(tx *store.Tx) error { _, err := spend.Settle(tx, n.run, o.call, 1, o.amount, &o.cost); return err }))
+			n.calls, n.reserved, n.own, all = n.calls-1, n.reserved-o.amount, n.own+o.cost, all-o.amount+o.cost
+		}
+		end := func(i int) {
+			n := tree[i]
+			var spent abi.MicroUSD
+			err := write(func(tx *store.Tx) (err error) { spent, err = spend.GiveBack(tx, n.run.ID); return err })
+			if n.calls > 0 || n.children > 0 || n.ended || n.parent < 0 {
+				if !errors.Is(err, host.ErrConflict) {
+					rt.Fatalf("%+v gave back: %v", n, err)
+				}
+				return
+			}
+			must(err)
+			if spent != n.own {
+				rt.Fatalf("%+v spent %d", n, spent)
+			}
+			p := tree[n.parent]
+			n.ended = true
+			p.children, p.own, p.reserved = p.children-1, p.own+spent, p.reserved-n.run.Budget
+		}
+		for step := range uint32(rapid.IntRange(1, 25).Draw(rt, "steps")) {
+			i := rapid.IntRange(0, len(tree)-1).Draw(rt, "run")
+			n := tree[i]
+			amount := abi.MicroUSD(rapid.IntRange(0, 40).Draw(rt, "amount"))
+			fits := amount <= n.run.Budget-n.own-n.reserved
+			switch what := rapid.SampledFrom([]string{"carve", "reserve", "reserve", "settle", "end"}).Draw(rt, "what"); {
+			case what == "settle" && len(list) > 0:
+				settle()
+			case what == "end":
+				end(i)
+			case n.ended: // the runner starts nothing in a run that has ended
+			case what == "carve":
+				child := host.Run{ID: host.RunID(fmt.Sprintf("%s_%d", root.ID, step)), Root: root.ID, Parent: n.run.ID, Budget: amount}
+				var short spend.Shortage
+				must(write(func(tx *store.Tx) (err error) { short, err = spend.Carve(tx, n.run, child.ID, amount); return err }))
+				if (short == spend.Enough) != fits {
+					rt.Fatalf("carve of %d out of %+v: %q", amount, n, short)
+				}
+				if fits {
+					n.reserved, n.children = n.reserved+amount, n.children+1
+					tree = append(tree, &node{run: child, parent: i})
+				}
+			case what == "reserve":
+				var short spend.Shortage
+				must(write(func(tx *store.Tx) (err error) {
+					short, _, err = spend.Reserve(tx, n.run, step, 1, amount, 1<<40, now)
+					return err
+				}))
+				if (short == spend.Enough) != fits {
+					rt.Fatalf("reserve %d in %+v: %q", amount, n, short)
+				}
+				if fits {
+					list = append(list, open{i, step, amount, abi.MicroUSD(rapid.IntRange(0, int(amount)).Draw(rt, "cost"))})
+					n.calls, n.reserved, all = n.calls+1, n.reserved+amount, all+amount
+				}
+			}
+			if all > root.Budget {
+				rt.Fatalf("the calls of the tree reserve or cost %d of %d", all, root.Budget)
+			}
+		}
+		for len(list) > 0 {
+			settle()
+		}
+		for i := len(tree) - 1; i > 0; i-- { // children come after their parents
+			if !tree[i].ended {
+				end(i)
+			}
+		}
+		must(s.Read(context.Background(), func(tx *store.Tx) error {
+			got, err := tx.SpendTotal(store.RunScope(root.ID))
+			if got.Settled != all || got.Reserved != 0 {
+				return fmt.Errorf("the root has %+v, its calls cost %d, %w", got, all, err)
+			}
+			return err
+		}))
 	})
 }

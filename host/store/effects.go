@@ -67,16 +67,42 @@ func (tx *Tx) SetVerdictMAC(id host.ApprovalID, mac []byte) error {
 	return tx.change(`UPDATE approval SET verdict_mac = ? WHERE ws = ? AND approval_id = ?`, mac, tx.ws, id)
 }
 
-// Expired lists runs whose approval has run out, and marks those expired.
+// Expired lists runs whose approval has run out, marks those expired and gives back
+// what they held.
 func (tx *Tx) Expired(now time.Time) (runs []host.RunID, err error) {
+	return tx.endQuestions(`UPDATE approval SET state = 'expired' WHERE ws = ? AND state IN ('pending','approved') AND expires_at <= ? RETURNING run_id, call_no`, tx.ws, now.UnixMilli())
+}
+
+// VoidAll voids every open approval of the workspace, gives back what they held and
+// returns the runs that asked.
+func (tx *Tx) VoidAll() ([]host.RunID, error) {
+	return tx.endQuestions(`UPDATE approval SET state = 'void' WHERE ws = ? AND state IN ('pending','approved') RETURNING run_id, call_no`, tx.ws)
+}
+
+// VoidApproval voids what a call asked for, if that is still open, and gives back
+// what it held.
+func (tx *Tx) VoidApproval(run host.RunID, call uint32) error {
+	_, err := tx.endQuestions(`UPDATE approval SET state = 'void' WHERE ws = ? AND run_id = ? AND call_no = ? AND state IN ('pending','approved') RETURNING run_id, call_no`, tx.ws, run, call)
+	return errors.Join(err, tx.ReleaseHold(run, call))
+}
+
+// endQuestions runs a statement that ends approvals and returns their runs and calls.
+func (tx *Tx) endQuestions(query string, args ...any) (runs []host.RunID, err error) {
+	var calls []uint32
 	err = tx.each(func(r *sql.Rows) error {
 		var id host.RunID
-		if err := r.Scan(&id); err != nil {
+		var call uint32
+		if err := r.Scan(&id, &call); err != nil {
 			return err
 		}
-		runs = append(runs, id)
+		runs, calls = append(runs, id), append(calls, call)
 		return nil
-	}, `UPDATE approval SET state = 'expired' WHERE ws = ? AND state IN ('pending','approved') AND expires_at <= ? RETURNING run_id`, tx.ws, now.UnixMilli())
+	}, query, args...)
+	for i, id := range runs {
+		if err == nil {
+			err = tx.ReleaseHold(id, calls[i])
+		}
+	}
 	return runs, err
 }
 
@@ -111,8 +137,9 @@ type Total struct {
 	Warned            int // the highest percentage that was warned of
 }
 
-// RunScope names the total of a run and everything below it.
-func RunScope(root host.RunID) string { return "run:" + string(root) }
+// RunScope names the total of a run: its own calls, what is carved out for children,
+// and what ended children spent.
+func RunScope(run host.RunID) string { return "run:" + string(run) }
 
 // PeriodScope names the total of a month, YYYY-MM in UTC.
 func PeriodScope(period string) string { return "period:" + period }
@@ -151,20 +178,62 @@ func (tx *Tx) Reserve(run, root host.RunID, call uint32, attempt int, period str
 	}
 	if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0), (?,?,?,0)
 		ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`,
-		tx.ws, PeriodScope(period), amount, tx.ws, RunScope(root), amount); err != nil {
+		tx.ws, PeriodScope(period), amount, tx.ws, RunScope(run), amount); err != nil {
 		return fmt.Errorf("store: spend: %w", err)
 	}
 	return nil
+}
+
+// Carve puts amount of a parent's budget aside for a child, once for each child. The
+// month is not touched: there only calls count.
+func (tx *Tx) Carve(parent, child host.RunID, amount abi.MicroUSD) error {
+	if err := tx.exec(`INSERT INTO carve (ws, child_run, parent_run, amount_micro) VALUES (?,?,?,?)`, tx.ws, child, parent, amount); err != nil {
+		return fmt.Errorf("store: carve: %w", err)
+	}
+	if err := tx.exec(`INSERT INTO spend_total (ws, scope, reserved_micro, settled_micro) VALUES (?,?,?,0)
+		ON CONFLICT (ws, scope) DO UPDATE SET reserved_micro = spend_total.reserved_micro + excluded.reserved_micro`, tx.ws, RunScope(parent), amount); err != nil {
+		return fmt.Errorf("store: carve: %w", err)
+	}
+	return nil
+}
+
+// GiveBack ends a carve: what the child spent is spent by the parent, the rest is free
+// again. A child that still has open reservations or children, or has given back already, is
+// host.ErrConflict.
+func (tx *Tx) GiveBack(child host.RunID) (spent abi.MicroUSD, err error) {
+	t, err := tx.SpendTotal(RunScope(child))
+	if err != nil {
+		return 0, err
+	}
+	var open int // counted, since one may be of nothing
+	if err := tx.row(`SELECT (SELECT COUNT(*) FROM spend WHERE ws = ? AND run_id = ? AND settled_micro IS NULL) +
+		(SELECT COUNT(*) FROM carve WHERE ws = ? AND parent_run = ? AND spent_micro IS NULL)`, tx.ws, child, tx.ws, child).Scan(&open); err != nil {
+		return 0, fmt.Errorf("store: carve: %w", err)
+	}
+	if open > 0 {
+		return 0, host.ErrConflict
+	}
+	var parent host.RunID
+	var amount abi.MicroUSD
+	err = tx.row(`UPDATE carve SET spent_micro = ? WHERE ws = ? AND child_run = ? AND spent_micro IS NULL RETURNING parent_run, amount_micro`,
+		t.Settled, tx.ws, child).Scan(&parent, &amount)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, host.ErrConflict
+	}
+	if err != nil {
+		return 0, fmt.Errorf("store: carve: %w", err)
+	}
+	return t.Settled, tx.change(`UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope = ?`,
+		amount, t.Settled, tx.ws, RunScope(parent))
 }
 
 // Settle turns an open reservation into money spent. A reservation that is absent
 // or settled already is host.ErrConflict.
 func (tx *Tx) Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD) error {
 	var period string
-	var root host.RunID
 	var reserved abi.MicroUSD
 	err := tx.row(`UPDATE spend SET settled_micro = ? WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt = ? AND settled_micro IS NULL
-		RETURNING period, root_run, reserved_micro`, cost, tx.ws, run, call, attempt).Scan(&period, &root, &reserved)
+		RETURNING period, reserved_micro`, cost, tx.ws, run, call, attempt).Scan(&period, &reserved)
 	if errors.Is(err, sql.ErrNoRows) {
 		return host.ErrConflict
 	}
@@ -172,24 +241,57 @@ func (tx *Tx) Settle(run host.RunID, call uint32, attempt int, cost abi.MicroUSD
 		return fmt.Errorf("store: spend: %w", err)
 	}
 	return tx.changeRows(2, `UPDATE spend_total SET reserved_micro = reserved_micro - ?, settled_micro = settled_micro + ? WHERE ws = ? AND scope IN (?,?)`,
-		reserved, cost, tx.ws, PeriodScope(period), RunScope(root))
+		reserved, cost, tx.ws, PeriodScope(period), RunScope(run))
 }
 
-// OpenReservations lists the attempts of a call that are not settled.
-func (tx *Tx) OpenReservations(run host.RunID, call uint32) (attempts []int, err error) {
+// hold is the attempt number of a reservation that a question to a person holds.
+const hold = 0
+
+// Hold reserves what an asked call can cost while a person thinks.
+func (tx *Tx) Hold(run, root host.RunID, call uint32, period string, amount abi.MicroUSD) error {
+	return tx.Reserve(run, root, call, hold, period, amount)
+}
+
+// UseHold turns what a question held into the reservation of an attempt. It stays in
+// the month that it was reserved in, which is returned. Without one it is
+// host.ErrNotFound.
+func (tx *Tx) UseHold(run host.RunID, call uint32, attempt int) (amount abi.MicroUSD, period string, err error) {
+	err = tx.row(`UPDATE spend SET attempt = ? WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt = ? AND settled_micro IS NULL RETURNING reserved_micro, period`,
+		attempt, tx.ws, run, call, hold).Scan(&amount, &period)
+	return amount, period, absent(err)
+}
+
+// ReleaseHold gives back what a question held. One that holds nothing is no error.
+func (tx *Tx) ReleaseHold(run host.RunID, call uint32) error {
+	if err := tx.Settle(run, call, hold, 0); !errors.Is(err, host.ErrConflict) {
+		return err
+	}
+	return nil
+}
+
+// Reservation is that of an attempt that is not settled.
+type Reservation struct {
+	Attempt int
+	Period  string
+}
+
+// OpenReservations lists the attempts of a call that are not settled. What a question
+// holds is none of an attempt.
+func (tx *Tx) OpenReservations(run host.RunID, call uint32) (list []Reservation, err error) {
 	err = tx.each(func(r *sql.Rows) error {
-		var n int
-		if err := r.Scan(&n); err != nil {
+		var o Reservation
+		if err := r.Scan(&o.Attempt, &o.Period); err != nil {
 			return err
 		}
-		attempts = append(attempts, n)
+		list = append(list, o)
 		return nil
-	}, `SELECT attempt FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND settled_micro IS NULL ORDER BY attempt`, tx.ws, run, call)
-	return attempts, err
+	}, `SELECT attempt, period FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt <> ? AND settled_micro IS NULL ORDER BY attempt`, tx.ws, run, call, hold)
+	return list, err
 }
 
-// SettleRun closes the reservations that a run leaves open when it ends. Each is
-// of an attempt whose outcome was lost, so it stays spent in full.
+// SettleRun closes the reservations that a run leaves open when it ends. What a
+// question held is given back; the rest is of attempts whose outcome was lost, so it
+// stays spent in full.
 func (tx *Tx) SettleRun(run host.RunID) error {
 	type open struct {
 		call    uint32
@@ -206,6 +308,9 @@ func (tx *Tx) SettleRun(run host.RunID) error {
 		return nil
 	}, `SELECT call_no, attempt, reserved_micro FROM spend WHERE ws = ? AND run_id = ? AND settled_micro IS NULL`, tx.ws, run)
 	for _, o := range list {
+		if o.attempt == hold {
+			o.amount = 0
+		}
 		if err == nil {
 			err = tx.Settle(run, o.call, o.attempt, o.amount)
 		}

@@ -297,7 +297,7 @@ func newRun(id host.RunID) store.Run {
 			ID: id, Root: id, Workspace: "acme", Skill: "s", State: host.StateQueued, Attended: true, Budget: 7, CreatedAt: at,
 			OnBehalfOf: host.Principal{ID: "prin_1", Name: "Ann", Email: "a@b.c", Role: host.RoleOwner},
 		},
-		Engine: "e", Key: []byte("key"), Start: []byte("start"), StartLabel: []byte("label"), NextSeq: 1, ReceiptLeaf: -1,
+		Engine: "e", ABI: abi.Version, Key: []byte("key"), Start: []byte("start"), StartLabel: []byte("label"), NextSeq: 1, ReceiptLeaf: -1,
 	}
 }
 
@@ -397,10 +397,12 @@ func TestEveryMethod(t *testing.T) {
 			is("Workspace", err, host.ErrNotFound)
 			w := store.Workspace{Config: "c", Policies: map[string]string{"p": "q"}, Cap: 5}
 			for n := int64(1); n <= 2; n++ {
-				v, err := tx.PutWorkspace(w, at)
+				v, err := tx.PutWorkspace(w, false, at)
 				is("PutWorkspace", []any{v, err}, []any{n, nil})
 			}
 			w.Version = 2
+			v, err2 := tx.PutWorkspace(w, true, at)
+			is("PutWorkspace", []any{v, err2}, []any{int64(2), nil})
 			got, err := tx.Workspace()
 			is("Workspace", got, w)
 			return err
@@ -445,6 +447,9 @@ func TestEveryMethod(t *testing.T) {
 			is("Run", got, r)
 			list, err2 := tx.Runs(10)
 			is("Runs", list, []store.Run{r})
+			pins, err3 := tx.Pins()
+			is("Pins", pins, []host.Pins{{Run: "run_1", Skill: "s", State: host.StateQueued, Engine: "e", ABI: abi.Version, Module: strings.Repeat("00", 32)}})
+			is("Pins", err3, nil)
 			busy, err3 := tx.Busy()
 			is("Busy", busy, []host.RunID{"run_1"})
 			rec := []store.Record{
@@ -491,6 +496,9 @@ func TestEveryMethod(t *testing.T) {
 			is("Expired", runs, []host.RunID(nil))
 			runs, err5 := tx.Expired(at.Add(2 * time.Hour))
 			is("Expired", runs, []host.RunID{"run_1"})
+			void, err8 := tx.VoidAll()
+			is("VoidAll", []any{void, err8}, []any{[]host.RunID(nil), nil})
+			is("VoidApproval", tx.VoidApproval("run_1", 1), nil)
 			is("VoidApprovals", tx.VoidApprovals("run_1"), nil)
 			for range 2 {
 				is("Reject", tx.Reject("s", "o", []byte("d")), nil)
@@ -507,7 +515,7 @@ func TestEveryMethod(t *testing.T) {
 				is("Reserve", tx.Reserve("run_1", "run_1", call, 1, "2026-11", 10), nil)
 			}
 			open, err := tx.OpenReservations("run_1", 1)
-			is("OpenReservations", open, []int{1})
+			is("OpenReservations", open, []store.Reservation{{Attempt: 1, Period: "2026-11"}})
 			is("Settle", tx.Settle("run_1", 1, 1, 4), nil)
 			is("Settle", tx.Settle("run_1", 1, 1, 4), host.ErrConflict)
 			is("SetWarned", tx.SetWarned("period:2026-11", 80), nil)
@@ -516,6 +524,16 @@ func TestEveryMethod(t *testing.T) {
 			is("SpendTotals", both, []store.Total{{}, {Reserved: 20, Settled: 4, Warned: 80}})
 			total, err2 := tx.SpendTotal("period:2026-11")
 			is("SpendTotal", total, store.Total{Reserved: 20, Settled: 4, Warned: 80})
+			is("Hold", tx.Hold("run_1", "run_1", 7, "2026-11", 5), nil)
+			amount, period, err6 := tx.UseHold("run_1", 7, 1)
+			is("UseHold", []any{amount, period, err6}, []any{abi.MicroUSD(5), "2026-11", nil})
+			is("Settle", tx.Settle("run_1", 7, 1, 0), nil)
+			is("ReleaseHold", tx.ReleaseHold("run_1", 7), nil)
+			is("Carve", tx.Carve("run_1", "run_2", 6), nil)
+			spent, err7 := tx.GiveBack("run_2")
+			is("GiveBack", []any{spent, err7}, []any{abi.MicroUSD(0), nil})
+			_, twice := tx.GiveBack("run_2")
+			is("GiveBack", twice, host.ErrConflict)
 			is("SettleRun", tx.SettleRun("run_1"), nil)
 			total, err3 := tx.SpendTotal("run:run_1")
 			is("SpendTotal", total, store.Total{Settled: 24})

@@ -49,13 +49,13 @@ func TestRoleReachesItsWorkspaceAloneNeedsPostgreSQL(t *testing.T) {
 	for _, ws := range []host.Workspace{"acme", "globex"} {
 		s := opened(t, d, ws)
 		err := s.Write(t.Context(), func(tx *store.Tx) error {
-			_, err := tx.PutWorkspace(store.Workspace{Config: string(ws)}, at)
+			_, err := tx.PutWorkspace(store.Workspace{Config: string(ws)}, false, at)
 			return errors.Join(err, putPrincipal("prin_1")(tx), tx.InsertRun(newRun("run_1")),
 				tx.Append("run_1", 1, 1, []store.Record{{Seq: 1, Kind: "k", Time: at, Body: []byte("b"), Label: []byte("l")}}),
 				tx.PutToken(store.Token{ID: "tok", Principal: "prin_1", Hash: []byte("h")}, at),
 				tx.PutModule("s", store.Module{MAC: []byte("m"), PushedAt: at}), tx.ReplaceGrants([]store.Grant{{ID: "g"}}, "", at),
 				tx.InsertApproval(store.Approval{Approval: host.Approval{ID: "a", Run: "run_1"}, BoundMAC: []byte("m"), Detail: []byte("d")}),
-				tx.Reject("s", "o", []byte("d")), tx.Reserve("run_1", "run_1", 1, 1, "2026-11", 1),
+				tx.Reject("s", "o", []byte("d")), tx.Reserve("run_1", "run_1", 1, 1, "2026-11", 1), tx.Carve("run_1", "run_2", 1),
 				tx.PutKVNamespace("n", []byte("l")), tx.PutKV("n", store.KV{KeyMAC: []byte("k"), Key: []byte("k"), Value: []byte("v"), Label: []byte("l")}),
 				leaf(tx, 0), tx.PutCheckpoint(1, []byte("n"), at))
 		})

@@ -14,6 +14,7 @@ import (
 type Run struct {
 	host.Run
 	Engine         string
+	ABI            int
 	ConfigSHA256   abi.Digest
 	ManifestSHA256 abi.Digest
 	Key            []byte // wrapped
@@ -27,7 +28,7 @@ type Run struct {
 	ReceiptLeaf    int64
 }
 
-const runColumns = `run_id, root_run, parent_run, on_behalf_of, skill, module_sha256, image_sha256, engine, config_sha256, manifest_sha256,
+const runColumns = `run_id, root_run, parent_run, on_behalf_of, skill, module_sha256, image_sha256, abi_version, engine, config_sha256, manifest_sha256,
 	state, wait_kind, wake_at, attended, budget_micro, estimate, key_enc, start_enc, label_enc, next_seq, journal_bytes, chain_sha256, calls,
 	created_at, started_at, ended_at, result_enc, result_label_enc, failure, receipt, receipt_leaf`
 
@@ -37,7 +38,7 @@ func (tx *Tx) scanRun(scan func(...any) error) (Run, error) {
 	var module, image, config, manifest, chain []byte
 	var estimate string
 	var wake, created, started, ended int64
-	err := scan(&r.ID, &r.Root, &r.Parent, &by, &r.Skill, &module, &image, &r.Engine, &config, &manifest,
+	err := scan(&r.ID, &r.Root, &r.Parent, &by, &r.Skill, &module, &image, &r.ABI, &r.Engine, &config, &manifest,
 		&r.State, &r.Wait, &wake, &r.Attended, &r.Budget, &estimate, &r.Key, &r.Start, &r.StartLabel, &r.NextSeq, &r.JournalBytes, &chain, &r.Calls,
 		&created, &started, &ended, &r.Result, &r.ResultLabel, &r.Failure, &r.Receipt, &r.ReceiptLeaf)
 	if err != nil {
@@ -112,6 +113,22 @@ func (tx *Tx) Runs(limit int) ([]Run, error) {
 // Busy lists the runs that are to be driven: queued, or cut off while running.
 func (tx *Tx) Busy() ([]host.RunID, error) {
 	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state IN ('queued','running') ORDER BY created_at, run_id`, tx.ws)
+}
+
+// Pins lists what the runs that have not ended need of a host.
+func (tx *Tx) Pins() (list []host.Pins, err error) {
+	err = tx.each(func(rows *sql.Rows) error {
+		p, module := host.Pins{}, []byte(nil)
+		if err := rows.Scan(&p.Run, &p.Skill, &p.State, &p.Wait, &p.Engine, &p.ABI, &p.Record, &module); err != nil {
+			return err
+		}
+		p.Module = fmt.Sprintf("%x", module)
+		list = append(list, p)
+		return nil
+	}, `SELECT r.run_id, r.skill, r.state, r.wait_kind, r.engine, r.abi_version,
+			COALESCE((SELECT MAX(j.rec_ver) FROM journal j WHERE j.ws = r.ws AND j.run_id = r.run_id), 0), r.module_sha256
+		FROM run r WHERE r.ws = ? AND r.state IN ('queued','running','waiting') ORDER BY r.created_at, r.run_id`, tx.ws)
+	return list, err
 }
 
 // Waiting lists the runs that wait for something.

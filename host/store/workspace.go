@@ -13,7 +13,7 @@ import (
 
 // Workspace is the configuration in force.
 type Workspace struct {
-	Version  int64 // of the policy; grows with every change
+	Version  int64 // of the policy; grows with every change of it
 	Config   string
 	Policies map[string]string
 	Cap      abi.MicroUSD
@@ -31,16 +31,21 @@ func (tx *Tx) Workspace() (Workspace, error) {
 	return w, json.Unmarshal([]byte(policies), &w.Policies)
 }
 
-// PutWorkspace stores a configuration under the next version and returns it.
-func (tx *Tx) PutWorkspace(w Workspace, now time.Time) (version int64, err error) {
+// PutWorkspace stores a configuration and returns its version: the next one, or the
+// same where the rules are the same.
+func (tx *Tx) PutWorkspace(w Workspace, sameRules bool, now time.Time) (version int64, err error) {
+	step := 1
+	if sameRules {
+		step = 0
+	}
 	policies, err := json.Marshal(w.Policies)
 	if err != nil {
 		return 0, err
 	}
 	err = tx.row(`INSERT INTO workspace (ws, policy_version, config, policies, cap_micro, created_at) VALUES (?,1,?,?,?,?)
-		ON CONFLICT (ws) DO UPDATE SET policy_version = workspace.policy_version + 1, config = excluded.config,
+		ON CONFLICT (ws) DO UPDATE SET policy_version = workspace.policy_version + ?, config = excluded.config,
 			policies = excluded.policies, cap_micro = excluded.cap_micro
-		RETURNING policy_version`, tx.ws, w.Config, string(policies), w.Cap, now.UnixMilli()).Scan(&version)
+		RETURNING policy_version`, tx.ws, w.Config, string(policies), w.Cap, now.UnixMilli(), step).Scan(&version)
 	return version, absent(err)
 }
 

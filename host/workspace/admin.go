@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"time"
 
@@ -79,6 +80,7 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 	var policy *grant.Policy
 	var changes []string
 	var grants []store.Grant
+	var voided []host.RunID
 	err = w.store.Write(ctx, func(tx *store.Tx) error {
 		old, err := tx.Workspace()
 		if err != nil {
@@ -91,9 +93,16 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 		if grants, err = bind(tx, cfg.Grants, built.Operations(), now); err != nil {
 			return err
 		}
-		version, err := tx.PutWorkspace(row, now)
+		// Only the cap may change under open questions: they were decided by the rest.
+		same := sameRules(old, row, before, grants)
+		version, err := tx.PutWorkspace(row, same, now)
 		if err != nil {
 			return err
+		}
+		if !same {
+			if voided, err = tx.VoidAll(); err != nil {
+				return err
+			}
 		}
 		if policy, err = grant.Compile(version, toGrants(grants), w.Operator.Ceiling, row.Policies); err != nil {
 			return &host.Problem{Kind: host.ErrInvalid, Code: "CONFIG_POLICY", Detail: err.Error(), Remedy: "correct the policy and apply again; nothing was changed"}
@@ -102,15 +111,23 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 		if err := tx.ReplaceGrants(grants, c.Name, now); err != nil {
 			return err
 		}
-		_, err = audit.Append(tx, audit.Leaf{
-			TimeMS: now.UnixMilli(), Kind: audit.KindAdmin, Who: c.ID, Policy: version, Detail: fmt.Sprintf("configuration applied: %d grants, %d policies, cap %s", len(grants), len(row.Policies), limit),
-		})
-		return err
+		if _, err = audit.Append(tx, audit.Leaf{
+			TimeMS: now.UnixMilli(), Kind: audit.KindAdmin, Who: c.ID, Policy: version, Detail: fmt.Sprintf("configuration applied: %d grants, %d policies, cap %s, %d open approvals voided", len(grants), len(row.Policies), limit, len(voided)),
+		}); err != nil {
+			return err
+		}
+		// In force before the next transaction: what a call is decided by is looked at
+		// once more in the one that writes its attempt. If this one cannot be committed,
+		// the store is closed and the daemon stops.
+		w.put(built, broker.Rules{Policy: policy, Cap: limit, Owner: w.owner.Email, Identical: cfg.IdenticalCalls})
+		return nil
 	})
 	if err != nil {
 		return api.ApplyResult{}, err
 	}
-	w.put(built, broker.Rules{Policy: policy, Cap: limit, Owner: w.owner.Email})
+	for _, id := range voided {
+		w.runner.Wake(id)
+	}
 	return api.ApplyResult{Version: policy.Version, Grants: len(grants), Changes: changes}, w.runner.WakeBudget()
 }
 
@@ -125,6 +142,12 @@ func (w *Workspace) checkConfig(cfg *config.Workspace, policies map[string]strin
 	for _, p := range cfg.Policies {
 		if _, ok := policies[p]; !ok {
 			return bad("CONFIG_POLICY", "the text of %s was not sent with it", p)
+		}
+	}
+	ops := w.world.Operations()
+	for _, a := range cfg.Approvers {
+		if a.Operation != config.AnyOperation && !slices.ContainsFunc(ops, func(o connectors.Operation) bool { return o.Name == a.Operation }) {
+			return bad("CONFIG_APPROVERS", "approvers: there is no operation %q", a.Operation)
 		}
 	}
 	for _, c := range cfg.Connectors {
@@ -174,6 +197,18 @@ func bind(tx *store.Tx, lines []config.Grant, ops []connectors.Operation, now ti
 		})
 	}
 	return list, nil
+}
+
+// sameRules reports whether two configurations differ in nothing but the cap.
+func sameRules(old, now store.Workspace, before, after []store.Grant) bool {
+	a, err := config.ParseWorkspace([]byte(old.Config))
+	b, err2 := config.ParseWorkspace([]byte(now.Config))
+	if err != nil || err2 != nil {
+		return false
+	}
+	a.CapUSD = b.CapUSD
+	old.Cap = now.Cap
+	return reflect.DeepEqual(a, b) && len(describeChanges(old, now, before, after)) == 0
 }
 
 // describeChanges tells a person what an apply changed.

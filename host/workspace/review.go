@@ -13,6 +13,7 @@ import (
 	"github.com/getmonroe/monroe/host/api"
 	"github.com/getmonroe/monroe/host/approval"
 	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/config"
 	"github.com/getmonroe/monroe/host/journal"
 	"github.com/getmonroe/monroe/host/store"
 )
@@ -46,13 +47,15 @@ func noApproval(err error) error {
 }
 
 // Decide implements api.Backend.
-func (w *Workspace) Decide(ctx context.Context, c host.Caller, id host.ApprovalID, yes bool, digest string) (a host.Approval, err error) {
-	if c.Role == host.RoleViewer {
-		return a, &host.Problem{Kind: host.ErrForbidden, Code: "ROLE", Detail: "a viewer cannot answer approvals", Remedy: "ask a member"}
-	}
+func (w *Workspace) Decide(ctx context.Context, c host.Caller, id host.ApprovalID, in api.Decision) (a host.Approval, err error) {
+	word := approval.Word{Approve: in.Decision == api.Approve, Digest: in.Digest, SeenBytes: in.SeenBytes}
 	now := w.Now()
 	err = w.store.Write(ctx, func(tx *store.Tx) error {
-		if a, err = approval.Answer(tx, w.keys, id, c, yes, digest, now); err != nil {
+		rules, err := approvers(tx, id)
+		if err != nil {
+			return err
+		}
+		if a, err = approval.Answer(tx, w.keys, id, c, word, rules, now); err != nil {
 			return err
 		}
 		run, err := tx.Run(a.Run)
@@ -70,6 +73,29 @@ func (w *Workspace) Decide(ctx context.Context, c host.Caller, id host.ApprovalI
 	}
 	w.runner.Wake(a.Run)
 	return a, nil
+}
+
+// approvers are the lines of the configuration in force that speak of an approval's
+// operation. All of them hold.
+func approvers(tx *store.Tx, id host.ApprovalID) (rules []approval.Approvers, err error) {
+	a, err := tx.Approval(id)
+	if err != nil {
+		return nil, err
+	}
+	row, err := tx.Workspace()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := config.ParseWorkspace([]byte(row.Config))
+	if err != nil {
+		return nil, err
+	}
+	for _, line := range cfg.Approvers {
+		if line.Operation == a.Operation || line.Operation == config.AnyOperation {
+			rules = append(rules, approval.Approvers{Roles: line.Roles, OtherPerson: line.OtherPerson})
+		}
+	}
+	return rules, nil
 }
 
 // Resolve implements api.Backend. The word goes into the run's journal while the run

@@ -159,6 +159,15 @@ func (w *Workspace) Runs(ctx context.Context, _ host.Caller, limit int) (list []
 	return list, err
 }
 
+// Pins implements api.Backend.
+func (w *Workspace) Pins(ctx context.Context, _ host.Caller) (list []host.Pins, err error) {
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		list, err = tx.Pins()
+		return err
+	})
+	return list, err
+}
+
 func noRun(err error) error {
 	if errors.Is(err, host.ErrNotFound) {
 		return &host.Problem{Kind: host.ErrNotFound, Code: "RUN", Detail: "there is no such run", Remedy: "monroe runs list shows the runs"}
@@ -279,7 +288,14 @@ func (w *Workspace) Spend(ctx context.Context, _ host.Caller) (v api.SpendView, 
 	period := spend.Period(w.Now())
 	err = w.store.Read(ctx, func(tx *store.Tx) error {
 		t, err := tx.SpendTotal(store.PeriodScope(period))
-		v = api.SpendView{Period: period, CapMicro: int64(w.currentRules().Cap), Settled: int64(t.Settled), Reserved: int64(t.Reserved)}
+		v = api.SpendView{Period: period, CapMicro: int64(w.currentRules().Cap), Settled: int64(t.Settled), Reserved: int64(t.Reserved), Warned: t.Warned}
+		if err != nil {
+			return err
+		}
+		waiting, err := tx.Waiting(host.WaitBudget)
+		if v.Waiting = len(waiting); v.Waiting > 0 {
+			v.Notice = spend.OutOfBudget
+		}
 		return err
 	})
 	return v, err

@@ -181,7 +181,7 @@ func (w *Workspace) seed(ctx context.Context) error {
 		if err := errors.Join(tx.PutPrincipal(w.owner, now), tx.PutToken(tok, now)); err != nil {
 			return err
 		}
-		if _, err := tx.PutWorkspace(store.Workspace{Config: empty, Policies: map[string]string{}}, now); err != nil {
+		if _, err := tx.PutWorkspace(store.Workspace{Config: empty, Policies: map[string]string{}}, false, now); err != nil {
 			return err
 		}
 		_, err := audit.Append(tx, audit.Leaf{TimeMS: now.UnixMilli(), Kind: audit.KindAdmin, Who: w.owner.ID, Detail: "workspace created, owner's token minted"})
@@ -215,7 +215,7 @@ func (w *Workspace) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.put(built, broker.Rules{Policy: policy, Cap: row.Cap, Owner: w.owner.Email})
+	w.put(built, broker.Rules{Policy: policy, Cap: row.Cap, Owner: w.owner.Email, Identical: cfg.IdenticalCalls})
 	return nil
 }
 

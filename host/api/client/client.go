@@ -203,6 +203,11 @@ func (c *Client) CancelRun(ctx context.Context, id host.RunID) error {
 	return c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/cancel", nil, nil)
 }
 
+// Pins lists what the runs that have not ended need of a host.
+func (c *Client) Pins(ctx context.Context) ([]host.Pins, error) {
+	return all[host.Pins](ctx, c, "/v1/pins")
+}
+
 // Resolve says what became of an attempt whose outcome is unknown.
 func (c *Client) Resolve(ctx context.Context, id host.RunID, in api.ResolveInput) (r host.Run, err error) {
 	err = c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/resolve", in, &r)
@@ -224,8 +229,13 @@ func (c *Client) Approval(ctx context.Context, id host.ApprovalID) (api.Approval
 }
 
 // Decide answers an approval.
-func (c *Client) Decide(ctx context.Context, id host.ApprovalID, a api.Answer, digest string) (r host.Approval, err error) {
-	err = c.request(ctx, http.MethodPost, "/v1/approvals/"+url.PathEscape(string(id))+"/decision", api.Decision{Decision: a, Digest: digest}, &r)
+func (c *Client) Decide(ctx context.Context, id host.ApprovalID, a api.Answer, digest string) (host.Approval, error) {
+	return c.Answer(ctx, id, api.Decision{Decision: a, Digest: digest})
+}
+
+// Answer answers an approval with all that a person can say.
+func (c *Client) Answer(ctx context.Context, id host.ApprovalID, in api.Decision) (r host.Approval, err error) {
+	err = c.request(ctx, http.MethodPost, "/v1/approvals/"+url.PathEscape(string(id))+"/decision", in, &r)
 	return r, err
 }
 

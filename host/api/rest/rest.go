@@ -236,6 +236,10 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 		func(ctx context.Context, c host.Caller, in *runID) (*none, error) {
 			return &none{}, b.CancelRun(ctx, c, in.ID)
 		})
+	add(a, fail, route{"list-pins", get, "/v1/pins", "What the runs that have not ended need of a host: engine, ABI, records", host.ScopeRead, 0, 0},
+		func(ctx context.Context, c host.Caller, _ *none) (*body[list[host.Pins]], error) {
+			return many(b.Pins(ctx, c))
+		})
 	type resolution struct {
 		ID   host.RunID `path:"id" maxLength:"64"`
 		Body api.ResolveInput
@@ -266,7 +270,7 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 		})
 	add(a, fail, route{"decide-approval", post, "/v1/approvals/{id}/decision", "Say yes or no to exactly what was shown", host.ScopeApprove, 0, 0},
 		func(ctx context.Context, c host.Caller, in *decision) (*body[host.Approval], error) {
-			return one(b.Decide(ctx, c, in.ID, in.Body.Decision == api.Approve, in.Body.Digest))
+			return one(b.Decide(ctx, c, in.ID, in.Body))
 		})
 
 	type part struct {
