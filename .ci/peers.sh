@@ -2,7 +2,7 @@
 # Installs the servers that the peer tests talk to into bin/peers and prints the
 # variables that make the tests find them:
 #
-#     eval "$(.ci/peers.sh)"          both; the first build of mailpit takes minutes
+#     eval "$(.ci/peers.sh)"          all; the first build of mailpit takes minutes
 #     eval "$(.ci/peers.sh aimock)"   one of them
 #
 # What is there already is not installed again. A peer that cannot be had (no npm)
@@ -10,7 +10,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 peers=$PWD/bin/peers
-want=${*:-aimock mailpit}
+want=${*:-aimock mailpit postgres}
 mkdir -p "$peers"
 
 for peer in $want; do
@@ -37,8 +37,25 @@ for peer in $want; do
 		fi
 		echo "export MONROE_MAILPIT='$peers/mailpit/mailpit'"
 		;;
+	postgres)
+		# Only the programs: the tests start servers of their own. The package would start
+		# one too, if its configuration did not say no.
+		postgres() { find /usr/lib/postgresql -maxdepth 3 -path '*/bin/initdb' 2>/dev/null | sort -V | tail -n 1; }
+		if [ -z "$(postgres)" ]; then
+			if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+				echo "peers: no PostgreSQL, and no right to install it" >&2
+				continue
+			fi
+			mkdir -p /etc/postgresql-common
+			grep -qs '^create_main_cluster' /etc/postgresql-common/createcluster.conf ||
+				echo 'create_main_cluster = false' >>/etc/postgresql-common/createcluster.conf
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >&2 ||
+				{ apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >&2; }
+		fi
+		echo "export MONROE_POSTGRES='$(dirname "$(postgres)")'"
+		;;
 	*)
-		echo "peers: there is no peer $peer; use aimock or mailpit" >&2
+		echo "peers: there is no peer $peer; use aimock, mailpit or postgres" >&2
 		exit 2
 		;;
 	esac

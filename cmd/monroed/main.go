@@ -29,6 +29,7 @@ type flags struct {
 	Workspace   string `help:"The workspace to serve." env:"MONROE_WORKSPACE" default:"default"`
 	Worker      string `help:"The monroe-worker program; empty: beside this one." type:"path"`
 	Listen      string `help:"Loopback address for the API besides the socket, such as 127.0.0.1:7070."`
+	Provision   string `help:"Prepare the PostgreSQL database of MONROE_STORE_ADMIN for the workspace, bind this role to it, and end." placeholder:"ROLE"`
 	InsecureDev bool   `help:"Run guests although the confinement is incomplete. Never with modules of others."`
 }
 
@@ -52,12 +53,19 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if err := name.Check(); err != nil {
 		return err
 	}
+	if f.Provision != "" {
+		return provision(ctx, name, f.Provision, log)
+	}
 	home, err := filepath.Abs(f.Home)
 	if err != nil {
 		return err
 	}
 	dir := filepath.Join(home, f.Workspace)
 	operator, err := config.ReadOperator(filepath.Join(home, "operator.yaml"))
+	if err != nil {
+		return err
+	}
+	postgres, err := postgresOf(operator.Store)
 	if err != nil {
 		return err
 	}
@@ -80,7 +88,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 		return err
 	}
 	w, err := workspace.Open(ctx, workspace.Config{
-		Name: name, Dir: dir, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: workers{spawner},
+		Name: name, Dir: dir, Postgres: postgres, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: workers{spawner},
 		Confinement: confinement(f.InsecureDev), Now: time.Now, Log: log,
 	})
 	if err != nil {
@@ -139,7 +147,8 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 			continue
 		case err = <-failed:
 		case <-w.Failed():
-			err = errors.New("the store can no longer be written; the disk may be full or broken")
+			err = fmt.Errorf("the store can no longer be written: the disk may be full or broken, the database server gone, or another daemon has taken over; "+
+				"nothing was lost that was answered: look at the cause, then start the daemon again: %w", w.Failure())
 		case <-ctx.Done():
 			err = nil
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/getmonroe/monroe/host/approval"
 	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/store/storetest"
 	"github.com/getmonroe/monroe/host/vault"
 )
 
@@ -34,7 +35,7 @@ type desk struct {
 func newDesk(t *testing.T) *desk {
 	t.Helper()
 	dir := t.TempDir()
-	s, err := store.Open(context.Background(), filepath.Join(dir, "db"), "acme", "test", now)
+	s, err := storetest.Open(t, dir, "acme", now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package audit_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/store/storetest"
 	"github.com/getmonroe/monroe/host/vault"
 )
 
@@ -29,7 +29,7 @@ type trail struct {
 func newTrail(t *testing.T, n int) *trail {
 	t.Helper()
 	dir := t.TempDir()
-	s, err := store.Open(context.Background(), filepath.Join(dir, "db"), "acme", "test", now)
+	s, err := storetest.Open(t, dir, "acme", now)
 	if err != nil {
 		t.Fatal(err)
 	}

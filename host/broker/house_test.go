@@ -2,7 +2,6 @@ package broker_test
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"github.com/getmonroe/monroe/host/journal"
 	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/store/storetest"
 	"github.com/getmonroe/monroe/host/vault"
 )
 
@@ -185,7 +185,7 @@ func (h *house) read(fn func(*store.Tx) error) { h.t.Helper(); h.must(h.store.Re
 func (h *house) open() {
 	h.t.Helper()
 	var err error
-	h.store, err = store.Open(context.Background(), filepath.Join(h.path, "db"), "acme", "test", h.now)
+	h.store, err = storetest.Open(h.t, h.path, "acme", h.now)
 	h.must(err)
 	h.door = broker.New(broker.Config{
 		Store: h.store, Keys: h.keys, World: h.world, Now: func() time.Time { return h.now },
@@ -294,13 +294,10 @@ func (h *house) resolve(r host.Resolution) {
 }
 
 // tamper changes the database behind the daemon's back.
-func (h *house) tamper(query string, args ...any) {
+func (h *house) tamper(query string) {
 	h.t.Helper()
 	h.must(h.store.Close())
-	db, err := sql.Open("sqlite", filepath.Join(h.path, "db"))
-	h.must(err)
-	_, err = db.Exec(query, args...)
-	h.must(errors.Join(err, db.Close()))
+	storetest.Tamper(h.t, h.path, query)
 	h.open()
 }
 

@@ -84,6 +84,7 @@ type Operator struct {
 	// Workers bounds how many runs are busy at the same time, 0 means 4.
 	Workers int   `yaml:"workers,omitempty"`
 	Waits   Waits `yaml:"waits,omitempty"`
+	Store   Store `yaml:"store,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
 }
@@ -112,6 +113,17 @@ func (w Waits) Keep() time.Duration {
 type Owner struct {
 	Name  string `yaml:"name"`
 	Email string `yaml:"email"`
+}
+
+// Store says where the state is kept. Without an address it is SQLite in the
+// workspace's directory.
+type Store struct {
+	// Postgres is postgres://role@host/database?sslmode=verify-full, without the
+	// password. The environment's MONROE_STORE wins, and may hold the password.
+	Postgres string `yaml:"postgres,omitempty"`
+	// PasswordFile holds the role's password; the environment's MONROE_STORE_PASSWORD
+	// wins.
+	PasswordFile string `yaml:"password_file,omitempty"`
 }
 
 // Ceiling is the most that a workspace may grant.

@@ -2,7 +2,6 @@ package journal_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"github.com/getmonroe/monroe/host/journal"
 	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/store/storetest"
 	"github.com/getmonroe/monroe/host/vault"
 )
 
@@ -55,7 +55,7 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{}
 	dir := t.TempDir()
 	var err error
-	if f.store, err = store.Open(context.Background(), filepath.Join(dir, "db"), "acme", "test", now); err != nil {
+	if f.store, err = storetest.Open(t, dir, "acme", now); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.store.Close() })

@@ -282,8 +282,11 @@ func (r *Runner) feed(id host.RunID) *feed {
 	return f
 }
 
+// Stop cancels everything that is under way, and does not wait.
+func (r *Runner) Stop() { r.stop() }
+
 // Close stops every worker and waits. Runs stay as they are recorded.
 func (r *Runner) Close() {
-	r.stop()
+	r.Stop()
 	r.all.Wait()
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/getmonroe/monroe/host/grant"
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/store/storetest"
 	"github.com/getmonroe/monroe/host/workspace"
 )
 
@@ -179,7 +180,7 @@ func benchWith(t *testing.T, s *fakeSpawner, change func(*workspace.Config)) *be
 	}
 	dir := filepath.Join(t.TempDir(), "team")
 	c := workspace.Config{
-		Name: "team", Dir: dir, Operator: &config.Operator{Version: 1, Owner: config.Owner{Name: "Ann", Email: "ann@localhost"}},
+		Name: "team", Dir: dir, Postgres: storetest.Config(t, dir, "team"), Operator: &config.Operator{Version: 1, Owner: config.Owner{Name: "Ann", Email: "ann@localhost"}},
 		World:    func(*config.Workspace) (broker.World, error) { return fakeWorld{}, nil },
 		Compiler: fakeCompiler{}, Spawner: s, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -15,13 +14,14 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/spend"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/store/storetest"
 )
 
 var now = time.Date(2026, 3, 31, 23, 59, 59, 0, time.UTC)
 
 func open(t *testing.T, dir string) *store.Store {
 	t.Helper()
-	s, err := store.Open(context.Background(), filepath.Join(dir, "db"), "acme", "test", now)
+	s, err := storetest.Open(t, dir, "acme", now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -114,7 +114,7 @@ func (tx *Tx) VoidApprovals(run host.RunID) error {
 // Reject counts one more no for the same skill, operation and destination.
 func (tx *Tx) Reject(skill, operation string, destination []byte) error {
 	return tx.exec(`INSERT INTO rejection (ws, skill, operation, destination_mac, count) VALUES (?,?,?,?,1)
-		ON CONFLICT (ws, skill, operation, destination_mac) DO UPDATE SET count = count + 1`, tx.ws, skill, operation, destination)
+		ON CONFLICT (ws, skill, operation, destination_mac) DO UPDATE SET count = rejection.count + 1`, tx.ws, skill, operation, destination)
 }
 
 // Forgive forgets the noes, after a yes.
@@ -320,7 +320,7 @@ func (tx *Tx) SettleRun(run host.RunID) error {
 
 // SetWarned remembers the highest percentage that was warned of.
 func (tx *Tx) SetWarned(scope string, percent int) error {
-	return tx.exec(`UPDATE spend_total SET warned = MAX(warned, ?) WHERE ws = ? AND scope = ?`, percent, tx.ws, scope)
+	return tx.exec(`UPDATE spend_total SET warned = ? WHERE ws = ? AND scope = ? AND warned < ?`, percent, tx.ws, scope, percent)
 }
 
 // KV is one value of a skill's memory.

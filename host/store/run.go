@@ -251,8 +251,8 @@ func (tx *Tx) Append(id host.RunID, first int64, calls uint32, recs []Record) er
 		return fmt.Errorf("store: journal: %w", err)
 	}
 	last := recs[len(recs)-1]
-	return tx.change(`UPDATE run SET next_seq = ?, journal_bytes = journal_bytes + ?, chain_sha256 = ?, calls = MAX(calls, ?) WHERE ws = ? AND run_id = ? AND next_seq = ?`,
-		last.Seq+1, size, last.Chain[:], calls, tx.ws, id, first)
+	return tx.change(`UPDATE run SET next_seq = ?, journal_bytes = journal_bytes + ?, chain_sha256 = ?, calls = CASE WHEN calls < ? THEN ? ELSE calls END WHERE ws = ? AND run_id = ? AND next_seq = ?`,
+		last.Seq+1, size, last.Chain[:], calls, calls, tx.ws, id, first)
 }
 
 // Records returns a run's journal in order.

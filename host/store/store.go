@@ -1,12 +1,15 @@
-// Package store keeps a workspace's state in one SQLite database.
+// Package store keeps a workspace's state in one database: SQLite, or PostgreSQL.
 //
-// Laws, each with a test:
+// Laws, each with a test over both:
 //
 //  1. One writer: a second daemon on the same database is refused and told who
 //     holds it; every writing transaction tests the lease's epoch.
-//  2. What Write returned nil for survives a crash (WAL, synchronous=FULL).
-//  3. A failed commit is final: the store answers nothing but errors from then on,
-//     since SQLite may not know what reached the disk.
+//  2. What Write returned nil for survives a crash (WAL, synchronous=FULL;
+//     synchronous_commit=on).
+//  3. A failed commit is final: the store writes nothing from then on, since nobody
+//     here may know what reached the disk.
+//  4. In PostgreSQL the daemon's role reaches the rows of one workspace, whatever it
+//     sends; a role that could reach more is refused.
 //
 // It knows SQL and rows. It must not know policy, plain text of sealed columns,
 // or what a row makes anybody do.
@@ -15,31 +18,14 @@ package store
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
-
 	"github.com/getmonroe/monroe/host"
 )
-
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// minSQLite is the first version without the WAL-reset corruption (3.7.0 to
-// 3.51.2 with two connections).
-var minSQLite = [3]int{3, 51, 3}
 
 // maxBatch bounds how many Write calls share one commit.
 const maxBatch = 256
@@ -52,22 +38,30 @@ var ErrFenced = errors.New("store: another daemon holds this workspace")
 
 // Store is one workspace's database. It is safe for concurrent use.
 type Store struct {
-	ws     host.Workspace
-	epoch  int64
-	lock   *os.File
+	ws    host.Workspace
+	epoch int64
+	d     *dialect
+	place string
+
 	writer *sql.DB
 	conn   *sql.Conn // the only one that writes; used by whoever has the turn
 	stmts  map[string]*sql.Stmt
 	tail   tail
-	reader *sql.DB
+	wire   wire    // of PostgreSQL
+	reader *sql.DB // nil: the database allows one connection, so reads take the turn too
+	lease  *lease  // nil where the kernel's lock is the lease
 
 	turn chan struct{} // holds one: whoever put it there writes, for all that are queued
 	done chan struct{} // closed by end
+
+	life context.Context // of the statements of writes; cancelled when the store fails
+	kill context.CancelFunc
 
 	mu     sync.Mutex
 	queue  []*job
 	failed error // set before done is closed
 	freed  sync.Once
+	after  []func() error // what release gives back, last first
 }
 
 type job struct {
@@ -75,139 +69,20 @@ type job struct {
 	res chan error
 }
 
-// Open opens or creates the database at path for one workspace and takes its
-// lease. holder names this daemon to whoever tries next.
-func Open(ctx context.Context, path string, ws host.Workspace, holder string, now time.Time) (_ *Store, err error) {
-	if err := ws.Check(); err != nil {
-		return nil, err
-	}
+func newStore(ws host.Workspace, d *dialect, place string) *Store {
 	s := &Store{
-		ws: ws, stmts: map[string]*sql.Stmt{}, tail: tail{-1, map[int64][]byte{}},
+		ws: ws, d: d, place: place, stmts: map[string]*sql.Stmt{}, tail: tail{-1, map[int64][]byte{}},
 		turn: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	if s.lock, err = takeLock(path+".lock", holder); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			_ = s.release()
-		}
-	}()
-	if err = private(path); err != nil {
-		return nil, err
-	}
-	if s.writer, err = open(path, 1, ""); err != nil {
-		return nil, err
-	}
-	if err := checkVersion(ctx, s.writer); err != nil {
-		return nil, err
-	}
-	if err := migrate(ctx, s.writer); err != nil {
-		return nil, err
-	}
-	if s.conn, err = s.writer.Conn(ctx); err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	if s.reader, err = open(path, 4, "&_pragma=query_only(1)"); err != nil {
-		return nil, err
-	}
-	if err := s.takeLease(ctx, holder, now); err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-// private makes sure that only the owner can read the database. SQLite gives the
-// files beside it the same mode.
-func private(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	return errors.Join(f.Chmod(0o600), f.Close())
-}
-
-func open(path string, conns int, extra string) (*sql.DB, error) {
-	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
-		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=secure_delete(1)&_pragma=trusted_schema(0)&_txlock=immediate" + extra
-	db, err := sql.Open("sqlite", dsn)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	db.SetMaxOpenConns(conns)
-	return db, nil
-}
-
-// takeLock takes an exclusive lock that the kernel drops with the process.
-func takeLock(path, holder string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	if err := lockFile(f); err != nil {
-		other, _ := os.ReadFile(path)
-		_ = f.Close()
-		return nil, fmt.Errorf("%w: %s (lock file %s)", ErrFenced, strings.TrimSpace(string(other)), filepath.Base(path))
-	}
-	if err := errors.Join(f.Truncate(0), writeAt(f, holder)); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	return f, nil
-}
-
-func writeAt(f *os.File, s string) error {
-	_, err := f.WriteAt([]byte(s+"\n"), 0)
-	return err
-}
-
-func checkVersion(ctx context.Context, db *sql.DB) error {
-	var v string
-	if err := db.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&v); err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	var have [3]int
-	for i, p := range strings.SplitN(v, ".", 3) {
-		have[i], _ = strconv.Atoi(p)
-	}
-	for i := range have {
-		if have[i] != minSQLite[i] {
-			if have[i] > minSQLite[i] {
-				return nil
-			}
-			return fmt.Errorf("store: SQLite %s can corrupt a WAL database, at least %d.%d.%d is needed", v, minSQLite[0], minSQLite[1], minSQLite[2])
-		}
-	}
-	return nil
-}
-
-func migrate(ctx context.Context, db *sql.DB) error {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, sub)
-	if err != nil {
-		return fmt.Errorf("store: migrations: %w", err)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("store: migrations: %w", err)
-	}
-	return nil
-}
-
-func (s *Store) takeLease(ctx context.Context, holder string, now time.Time) error {
-	err := s.conn.QueryRowContext(ctx, `INSERT INTO lease (ws, epoch, holder, taken_at) VALUES (?,1,?,?)
-		ON CONFLICT (ws) DO UPDATE SET epoch = epoch + 1, holder = excluded.holder, taken_at = excluded.taken_at
-		RETURNING epoch`, s.ws, holder, now.UnixMilli()).Scan(&s.epoch)
-	if err != nil {
-		return fmt.Errorf("store: lease: %w", err)
-	}
-	return nil
+	s.life, s.kill = context.WithCancel(context.Background())
+	return s
 }
 
 // Epoch is the lease's number; it grows with every start of a daemon.
 func (s *Store) Epoch() int64 { return s.epoch }
+
+// Place says for people where the state is kept, and how.
+func (s *Store) Place() string { return s.place }
 
 // Write runs fn in a transaction that is durable when Write returns nil. fn may run
 // in one commit together with others', each in a savepoint of its own; it must not
@@ -279,33 +154,84 @@ func (s *Store) take() []*job {
 	return batch
 }
 
-// Read runs fn in a read transaction: one state, nothing half-done.
+// Read runs fn in a read transaction: one state, nothing half-done. Inside fn neither
+// Read nor Write may be called.
 func (s *Store) Read(ctx context.Context, fn func(*Tx) error) error {
-	tx, err := s.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if s.reader == nil {
+		return s.readInTurn(ctx, fn)
+	}
+	tx, err := s.reader.BeginTx(ctx, &s.d.read)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx}})
+	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx, s.d}})
 }
 
-// commit runs a batch in one transaction. A second error is final for the store.
+// readInTurn reads on the writer's connection, between two commits.
+func (s *Store) readInTurn(ctx context.Context, fn func(*Tx) error) error {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.turn }()
+	if err := s.reason(); err != nil {
+		return err
+	}
+	tx := &Tx{ctx: s.life, ws: s.ws, epoch: s.epoch, q: connQuerier{s}}
+	if err := errors.Join(tx.exec("PRAGMA query_only = 1"), tx.exec("BEGIN")); err != nil {
+		s.end(fmt.Errorf("store: begin of a read: %w", err))
+		return s.reason()
+	}
+	err := run(fn, tx)
+	if end := errors.Join(tx.exec("ROLLBACK"), tx.exec("PRAGMA query_only = 0")); end != nil {
+		s.end(fmt.Errorf("store: end of a read: %w", end))
+		return s.reason()
+	}
+	return err
+}
+
+// keep renews the lease while nobody writes, until the store ends.
+func (s *Store) keep() {
+	for {
+		select {
+		case <-s.lease.tick.C:
+		case <-s.done:
+			return
+		}
+		select {
+		case s.turn <- struct{}{}:
+		case <-s.done:
+			return
+		}
+		if s.lease.isDue() && s.reason() == nil {
+			if _, err := s.commit(nil); err != nil {
+				s.end(err)
+			}
+		}
+		<-s.turn
+	}
+}
+
+// commit runs a batch in one transaction, fenced by the lease, which it renews when
+// that is due. A second error is final for the store.
 func (s *Store) commit(batch []*job) (results []error, final error) {
-	ctx := context.Background() // a cancelled caller must not tear a shared commit
-	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: connQuerier{s}, tail: &s.tail}
-	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
+	ctx := s.life // a cancelled caller must not tear a shared commit
+	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: s.d.writing(s), tail: &s.tail}
+	if err := s.d.control(s, s.d.begin); err != nil {
 		return nil, fmt.Errorf("store: begin: %w", err)
 	}
-	var epoch int64
-	if err := tx.row(`SELECT epoch FROM lease WHERE ws = ?`, s.ws).Scan(&epoch); err != nil || epoch != s.epoch {
-		return nil, errors.Join(ErrFenced, err, tx.exec("ROLLBACK"))
+	renewed, err := s.fence(tx)
+	if err != nil {
+		return nil, errors.Join(err, s.d.control(s, "ROLLBACK"))
 	}
 	results = make([]error, len(batch))
-	wrote := false
+	wrote := !renewed.IsZero()
 	for i, j := range batch {
 		var err error
-		if results[i], err = s.one(tx, j.fn, len(batch) == 1); err != nil {
-			return nil, errors.Join(fmt.Errorf("store: savepoint: %w", err), tx.exec("ROLLBACK"))
+		if results[i], err = s.one(tx, j.fn, !wrote && len(batch) == 1); err != nil {
+			return nil, errors.Join(fmt.Errorf("store: savepoint: %w", err), s.d.control(s, "ROLLBACK"))
 		}
 		wrote = wrote || results[i] == nil
 	}
@@ -313,31 +239,63 @@ func (s *Store) commit(batch []*job) (results []error, final error) {
 	if !wrote {
 		end = "ROLLBACK"
 	}
-	if err := tx.exec(end); err != nil {
+	if err := s.d.control(s, end); err != nil {
 		return nil, fmt.Errorf("store: commit: %w", err)
+	}
+	if !renewed.IsZero() {
+		s.lease.extend(renewed)
 	}
 	return results, nil
 }
 
-// one runs a function of a batch. In a savepoint of its own, unless it is alone:
-// then the transaction is its savepoint.
+// fence makes sure that the lease is this store's, for the whole transaction. If it
+// renewed the lease it returns when it began to.
+func (s *Store) fence(tx *Tx) (renewed time.Time, err error) {
+	var epoch int64
+	if s.lease.isDue() {
+		renewed = time.Now()
+		err = tx.row(s.d.renew, s.lease.ttl.Milliseconds(), s.ws, s.epoch).Scan(&epoch)
+	} else {
+		err = tx.row(s.d.fence, s.ws).Scan(&epoch)
+	}
+	if errors.Is(err, sql.ErrNoRows) || err == nil && epoch != s.epoch {
+		return renewed, ErrFenced
+	}
+	if err != nil {
+		return renewed, fmt.Errorf("store: lease: %w", err)
+	}
+	return renewed, nil
+}
+
+// one runs a function of a batch. In a savepoint of its own, unless nothing else is
+// in the transaction: then that is its savepoint.
 func (s *Store) one(tx *Tx, fn func(*Tx) error, alone bool) (result, final error) {
 	leaves := tx.tail.count
 	if !alone {
-		if err := tx.exec("SAVEPOINT one"); err != nil {
+		if err := s.d.control(s, "SAVEPOINT one"); err != nil {
 			return nil, err
 		}
 	}
-	result = run(fn, tx)
-	end := "RELEASE one"
+	result = s.run(fn, tx)
+	end := "RELEASE SAVEPOINT one"
 	if result != nil {
 		tx.tail.forget(leaves)
-		end = "ROLLBACK TO one"
+		end = "ROLLBACK TO SAVEPOINT one"
 	}
 	if alone {
 		return result, nil
 	}
-	return result, tx.exec(end)
+	return result, s.d.control(s, end)
+}
+
+// run is run, with what the function left under way: one that passes over a failed
+// statement has failed, since PostgreSQL refused everything after it.
+func (s *Store) run(fn func(*Tx) error, tx *Tx) error {
+	err := run(fn, tx)
+	if err == nil {
+		err = s.d.settle(s)
+	}
+	return err
 }
 
 // run turns a panic of one caller's function into that caller's error, so that it
@@ -360,6 +318,9 @@ func (s *Store) end(failure error) {
 	default:
 		s.failed = failure
 		close(s.done)
+		if failure != nil {
+			s.kill()
+		}
 	}
 }
 
@@ -376,8 +337,13 @@ func (s *Store) reason() error {
 	return ErrClosed
 }
 
-// Failed is closed when the store has ended, by Close or by a failed commit.
+// Failed is closed when the store has ended, by Close, by a failed commit or because
+// its lease is lost. Reason says which.
 func (s *Store) Failed() <-chan struct{} { return s.done }
+
+// Reason is why nothing can be written any more: ErrClosed, joined with the cause.
+// Nil before Failed is closed.
+func (s *Store) Reason() error { return s.reason() }
 
 // Close waits for the writes in progress and gives the workspace up. Those that wait
 // behind them are refused.
@@ -392,6 +358,13 @@ func (s *Store) Close() error {
 
 func (s *Store) release() error {
 	var errs []error
+	s.mu.Lock()
+	failed := s.failed != nil
+	s.mu.Unlock()
+	if s.epoch > 0 && !failed {
+		errs = append(errs, s.d.giveUp(s))
+	}
+	s.lease.stop()
 	for _, st := range s.stmts {
 		errs = append(errs, st.Close())
 	}
@@ -403,5 +376,12 @@ func (s *Store) release() error {
 			errs = append(errs, db.Close())
 		}
 	}
-	return errors.Join(append(errs, s.lock.Close())...)
+	for i := len(s.after) - 1; i >= 0; i-- {
+		errs = append(errs, s.after[i]())
+	}
+	s.kill()
+	if failed {
+		return nil // the connections are in the state that the failure left them in
+	}
+	return errors.Join(errs...)
 }

@@ -3,18 +3,14 @@ package store_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
-	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/store"
 )
@@ -29,63 +25,6 @@ func open(t *testing.T, path string) *store.Store {
 	return s
 }
 
-// Law 1: one writer.
-func TestSecondDaemonIsRefusedAndToldWhoHoldsIt(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "db")
-	first := open(t, path)
-	_, err := store.Open(t.Context(), path, "acme", "test pid 2", time.Now())
-	if !errors.Is(err, store.ErrFenced) || !strings.Contains(err.Error(), "test pid 1") {
-		t.Fatalf("second open: %v", err)
-	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if again := open(t, path); again.Epoch() != first.Epoch()+1 {
-		t.Fatalf("epoch %d after %d", again.Epoch(), first.Epoch())
-	}
-}
-
-func TestErrorOfOneWriteUndoesThatWriteOnly(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"))
-	boom := errors.New("boom")
-	var wg sync.WaitGroup
-	errs := make([]error, 50)
-	for i := range errs {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			errs[i] = s.Write(context.Background(), func(tx *store.Tx) error {
-				p := host.Principal{ID: host.PrincipalID(fmt.Sprint(i)), Role: host.RoleViewer}
-				if err := tx.PutPrincipal(p, time.Now()); err != nil {
-					return err
-				}
-				switch i % 3 {
-				case 1:
-					return boom
-				case 2:
-					panic("also undone")
-				}
-				return nil
-			})
-		}()
-	}
-	wg.Wait()
-	kept := 0
-	err := s.Read(t.Context(), func(tx *store.Tx) error {
-		list, err := tx.Principals()
-		kept = len(list)
-		return err
-	})
-	if err != nil || kept != 17 {
-		t.Fatalf("%d rows, %v", kept, err)
-	}
-	for i, err := range errs {
-		if (i%3 == 0) != (err == nil) || i%3 == 1 && !errors.Is(err, boom) {
-			t.Errorf("write %d: %v", i, err)
-		}
-	}
-}
-
 func TestDatabaseIsPrivate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
@@ -97,24 +36,6 @@ func TestDatabaseIsPrivate(t *testing.T) {
 		if err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("db%s: %v, %v", suffix, st.Mode(), err)
 		}
-	}
-}
-
-func TestReadersCannotWrite(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"))
-	err := s.Read(t.Context(), func(tx *store.Tx) error { return tx.AppendLeaves(0, [][]byte{nil}, [][]byte{nil}) })
-	if err == nil {
-		t.Fatal("a reader wrote")
-	}
-}
-
-func TestClosedStoreAnswersErrors(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"))
-	if err := errors.Join(s.Close(), s.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Write(t.Context(), func(*store.Tx) error { return nil }); !errors.Is(err, store.ErrClosed) {
-		t.Fatalf("write after close: %v", err)
 	}
 }
 

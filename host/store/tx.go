@@ -24,15 +24,24 @@ type Tx struct {
 // Epoch is that of the lease the transaction was fenced with.
 func (tx *Tx) Epoch() int64 { return tx.epoch }
 
+// scanner is a sql.Row, or why there is none.
+type scanner interface{ Scan(to ...any) error }
+
+type noRow struct{ err error }
+
+func (r noRow) Scan(...any) error { return r.err }
+
 type querier interface {
-	exec(ctx context.Context, query string, args ...any) (sql.Result, error)
+	// exec may put the statement off until another one's answer is needed. Then its
+	// error comes with that one, or with the end of the function.
+	exec(ctx context.Context, query string, args ...any) error
+	changed(ctx context.Context, query string, args ...any) (rows int64, err error)
 	rows(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	row(ctx context.Context, query string, args ...any) *sql.Row
+	row(ctx context.Context, query string, args ...any) scanner
 }
 
 func (tx *Tx) exec(query string, args ...any) error {
-	_, err := tx.q.exec(tx.ctx, query, args...)
-	return err
+	return tx.q.exec(tx.ctx, query, args...)
 }
 
 // maxRows bounds how many rows one statement inserts.
@@ -69,17 +78,17 @@ func (tx *Tx) change(query string, args ...any) error { return tx.changeRows(1, 
 
 // changeRows runs a statement that must touch exactly n rows.
 func (tx *Tx) changeRows(n int64, query string, args ...any) error {
-	r, err := tx.q.exec(tx.ctx, query, args...)
+	got, err := tx.q.changed(tx.ctx, query, args...)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	if got, err := r.RowsAffected(); err != nil || got != n {
-		return errors.Join(host.ErrConflict, err)
+	if got != n {
+		return host.ErrConflict
 	}
 	return nil
 }
 
-func (tx *Tx) row(query string, args ...any) *sql.Row {
+func (tx *Tx) row(query string, args ...any) scanner {
 	return tx.q.row(tx.ctx, query, args...)
 }
 
@@ -112,18 +121,33 @@ func absent(err error) error {
 }
 
 // plainQuerier is a read transaction.
-type plainQuerier struct{ tx *sql.Tx }
+type plainQuerier struct {
+	tx *sql.Tx
+	d  *dialect
+}
 
-func (p plainQuerier) exec(ctx context.Context, q string, a ...any) (sql.Result, error) {
-	return p.tx.ExecContext(ctx, q, a...)
+func (p plainQuerier) exec(ctx context.Context, q string, a ...any) error {
+	_, err := p.changed(ctx, q, a...)
+	return err
+}
+
+func (p plainQuerier) changed(ctx context.Context, q string, a ...any) (int64, error) {
+	return count(p.tx.ExecContext(ctx, p.d.rewrite(q), a...))
+}
+
+func count(r sql.Result, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
 }
 
 func (p plainQuerier) rows(ctx context.Context, q string, a ...any) (*sql.Rows, error) {
-	return p.tx.QueryContext(ctx, q, a...)
+	return p.tx.QueryContext(ctx, p.d.rewrite(q), a...)
 }
 
-func (p plainQuerier) row(ctx context.Context, q string, a ...any) *sql.Row {
-	return p.tx.QueryRowContext(ctx, q, a...)
+func (p plainQuerier) row(ctx context.Context, q string, a ...any) scanner {
+	return p.tx.QueryRowContext(ctx, p.d.rewrite(q), a...)
 }
 
 // connQuerier is the writer's connection; it prepares every statement once, as
@@ -134,7 +158,7 @@ func (c connQuerier) stmt(ctx context.Context, q string) (*sql.Stmt, error) {
 	if st, ok := c.s.stmts[q]; ok {
 		return st, nil
 	}
-	st, err := c.s.conn.PrepareContext(ctx, q)
+	st, err := c.s.conn.PrepareContext(ctx, c.s.d.rewrite(q))
 	if err != nil {
 		return nil, err
 	}
@@ -142,12 +166,17 @@ func (c connQuerier) stmt(ctx context.Context, q string) (*sql.Stmt, error) {
 	return st, nil
 }
 
-func (c connQuerier) exec(ctx context.Context, q string, a ...any) (sql.Result, error) {
+func (c connQuerier) exec(ctx context.Context, q string, a ...any) error {
+	_, err := c.changed(ctx, q, a...)
+	return err
+}
+
+func (c connQuerier) changed(ctx context.Context, q string, a ...any) (int64, error) {
 	st, err := c.stmt(ctx, q)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	return st.ExecContext(ctx, a...)
+	return count(st.ExecContext(ctx, a...))
 }
 
 func (c connQuerier) rows(ctx context.Context, q string, a ...any) (*sql.Rows, error) {
@@ -158,10 +187,10 @@ func (c connQuerier) rows(ctx context.Context, q string, a ...any) (*sql.Rows, e
 	return st.QueryContext(ctx, a...)
 }
 
-func (c connQuerier) row(ctx context.Context, q string, a ...any) *sql.Row {
+func (c connQuerier) row(ctx context.Context, q string, a ...any) scanner {
 	st, err := c.stmt(ctx, q)
-	if err != nil { // let the connection say the same error
-		return c.s.conn.QueryRowContext(ctx, q, a...)
+	if err != nil {
+		return noRow{err}
 	}
 	return st.QueryRowContext(ctx, a...)
 }

@@ -43,20 +43,16 @@ func (tx *Tx) PutWorkspace(w Workspace, sameRules bool, now time.Time) (version 
 		return 0, err
 	}
 	err = tx.row(`INSERT INTO workspace (ws, policy_version, config, policies, cap_micro, created_at) VALUES (?,1,?,?,?,?)
-		ON CONFLICT (ws) DO UPDATE SET policy_version = policy_version + ?, config = excluded.config,
+		ON CONFLICT (ws) DO UPDATE SET policy_version = workspace.policy_version + ?, config = excluded.config,
 			policies = excluded.policies, cap_micro = excluded.cap_micro
 		RETURNING policy_version`, tx.ws, w.Config, string(policies), w.Cap, now.UnixMilli(), step).Scan(&version)
 	return version, absent(err)
 }
 
-// Touch writes a row and removes it, to see whether the disk still takes a commit. An
-// update to the same value would not do: SQLite writes no page for it.
+// Touch changes a row, to see whether the disk still takes a commit. An update to
+// the same value would not do: SQLite writes no page for it.
 func (tx *Tx) Touch() error {
-	const touch = "touch/"
-	if err := tx.exec(`INSERT INTO lease (ws, epoch, holder, taken_at) VALUES (?,0,'',0)`, touch+string(tx.ws)); err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	return tx.change(`DELETE FROM lease WHERE ws = ?`, touch+string(tx.ws))
+	return tx.change(`UPDATE lease SET touched = touched + 1 WHERE ws = ?`, tx.ws)
 }
 
 // PutPrincipal stores or replaces a principal.

@@ -297,14 +297,18 @@ func (w *Workspace) Doctor(ctx context.Context, _ host.Caller) (api.DoctorView, 
 	add("confinement", nil, w.Confinement, "")
 	start := time.Now()
 	err := w.store.Write(ctx, func(tx *store.Tx) error { return tx.Touch() })
-	add("store", err, fmt.Sprintf("one durable commit took %s", time.Since(start).Round(10*time.Microsecond)), "look at the disk: space, permissions, errors")
+	add("store", err, fmt.Sprintf("%s; one durable commit took %s", w.store.Place(), time.Since(start).Round(10*time.Microsecond)), "look at the disk: space, permissions, errors")
 	err = nil
 	var names []string
 	for _, op := range w.world.Operations() {
 		names = append(names, op.Name)
 	}
 	add("connectors", err, strings.Join(names, ", "), "")
-	for _, f := range []string{"keyset.json", "owner.token", "monroe.db"} {
+	files := []string{"keyset.json", "owner.token"}
+	if w.Postgres == nil {
+		files = append(files, "monroe.db")
+	}
+	for _, f := range files {
 		st, err := os.Stat(filepath.Join(w.Dir, f))
 		if err == nil && st.Mode().Perm()&0o077 != 0 {
 			err = fmt.Errorf("%s is readable by others (mode %04o)", f, st.Mode().Perm())

@@ -40,8 +40,10 @@ import (
 
 // Config wires a Workspace.
 type Config struct {
-	Name     host.Workspace
-	Dir      string // absolute; the workspace's own directory, mode 0700
+	Name host.Workspace
+	Dir  string // absolute; the workspace's own directory, mode 0700
+	// Postgres keeps the state in PostgreSQL; nil means SQLite in Dir.
+	Postgres *store.PostgresConfig
 	Operator *config.Operator
 	// World builds the connectors for a configuration.
 	World    func(*config.Workspace) (broker.World, error)
@@ -82,8 +84,7 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 		return nil, fmt.Errorf("workspace: %w", err)
 	}
 	w := &Workspace{Config: c, world: &world{}, expiry: approval.NewClock(c.Now).Now}
-	holder := fmt.Sprintf("monroed pid %d since %s", os.Getpid(), c.Now().UTC().Format(time.RFC3339))
-	if w.store, err = store.Open(ctx, filepath.Join(c.Dir, "monroe.db"), c.Name, holder, c.Now()); err != nil {
+	if w.store, err = openStore(ctx, c); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -111,7 +112,31 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 		Store: w.store, Keys: w.keys, Shelf: w.shelf, Broker: w.broker, Spawner: c.Spawner, Now: c.Now, Expiry: w.expiry, Log: c.Log, Workers: max(c.Operator.Workers, 1),
 		Wakes: c.Operator.Waits.Wakes,
 	})
+	go func() { // whoever lost the workspace must not finish what is under way
+		<-w.store.Failed()
+		w.runner.Stop()
+	}()
 	return w, w.runner.Start()
+}
+
+func openStore(ctx context.Context, c Config) (*store.Store, error) {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "an unknown machine"
+	}
+	holder := fmt.Sprintf("monroed pid %d on %s since %s", os.Getpid(), name, c.Now().UTC().Format(time.RFC3339))
+	if c.Postgres != nil {
+		return store.OpenPostgres(ctx, *c.Postgres, c.Name, holder)
+	}
+	network, err := store.OnNetwork(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if network != "" {
+		c.Log.Warn("the workspace is on a network file system: every commit is slow, and a lock that the server loses lets a second daemon in; keep the state in PostgreSQL (MONROE_STORE), or on a local disk",
+			slog.String("directory", c.Dir), slog.String("file_system", network))
+	}
+	return store.Open(ctx, filepath.Join(c.Dir, "monroe.db"), c.Name, holder, c.Now())
 }
 
 func (w *Workspace) currentRules() broker.Rules { return *w.rules.Load() }
@@ -224,6 +249,9 @@ const checkpointEvery = 30 * time.Second
 
 // Failed is closed when the store can no longer be written: the daemon must stop.
 func (w *Workspace) Failed() <-chan struct{} { return w.store.Failed() }
+
+// Failure is why, and nil before Failed is closed.
+func (w *Workspace) Failure() error { return w.store.Reason() }
 
 // Close stops every run where it is recorded and gives the workspace up.
 func (w *Workspace) Close() error {

@@ -1,0 +1,9 @@
+package broker_test
+
+import (
+	"testing"
+
+	"github.com/getmonroe/monroe/host/store/storetest"
+)
+
+func TestMain(m *testing.M) { storetest.Main(m) }

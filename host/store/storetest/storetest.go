@@ -1,0 +1,331 @@
+// Package storetest lets tests use the store over either database. Nothing but tests
+// may import it.
+//
+// It starts a PostgreSQL server of its own: in a temporary directory, on a socket in
+// it and no network, as another user where the test runs as root. The server ends
+// with the test process.
+package storetest
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx", for Admin
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
+)
+
+// Switch is the environment variable that makes Open use PostgreSQL.
+const Switch = "MONROE_TEST_POSTGRES"
+
+// Open opens the workspace's store in a directory of the test: SQLite, or with
+// MONROE_TEST_POSTGRES=1 a database that belongs to that directory.
+func Open(t testing.TB, dir string, ws host.Workspace, now time.Time) (*store.Store, error) {
+	if c := Config(t, dir, ws); c != nil {
+		return store.OpenPostgres(context.Background(), *c, ws, "test")
+	}
+	return store.Open(context.Background(), filepath.Join(dir, "db"), ws, "test", now)
+}
+
+// Config is where that database is, nil for SQLite. A lease that was not given back
+// is over: whoever opens again stands for a daemon that starts later.
+func Config(t testing.TB, dir string, ws host.Workspace) *store.PostgresConfig {
+	if os.Getenv(Switch) == "" {
+		return nil
+	}
+	d := Postgres(t).Database(t, nameOf(dir), ws)
+	if _, err := d.Admin.ExecContext(context.Background(), `UPDATE monroe.lease SET expires_at = 0`); err != nil {
+		t.Fatal(err)
+	}
+	return &store.PostgresConfig{URL: d.URL(Role(ws), d.Name)}
+}
+
+func nameOf(dir string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(dir))
+	return fmt.Sprintf("t%x", h.Sum64())
+}
+
+// Tamper runs SQL behind the daemon's back, on what Open opens.
+func Tamper(t testing.TB, dir, query string) {
+	t.Helper()
+	var db *sql.DB
+	var err error
+	if os.Getenv(Switch) == "" {
+		db, err = sql.Open("sqlite", filepath.Join(dir, "db"))
+	} else {
+		s := Postgres(t)
+		db, err = sql.Open("pgx", s.url("boss", nameOf(dir))+"&search_path=monroe")
+	}
+	if err == nil {
+		_, err = db.ExecContext(context.Background(), query)
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Server is a running PostgreSQL.
+type Server struct {
+	dir    string // of the socket and the data
+	bin    string
+	attr   *syscall.SysProcAttr
+	mu     sync.Mutex
+	proc   *exec.Cmd
+	ended  chan struct{}
+	seeded map[string]bool
+}
+
+var shared = sync.OnceValues(func() (*Server, error) {
+	running.Store(true)
+	return start(context.Background())
+})
+
+// Main runs a package's tests and removes the server that they shared.
+func Main(m *testing.M) {
+	code := m.Run()
+	if running.Load() {
+		if s, err := shared(); err == nil {
+			_ = s.stop()
+			_ = os.RemoveAll(s.dir)
+		}
+	}
+	os.Exit(code)
+}
+
+var running atomic.Bool // shared was asked for
+
+var errNone = errors.New("no PostgreSQL here: neither MONROE_POSTGRES, initdb in PATH, nor /usr/lib/postgresql/*/bin")
+
+// Postgres returns the server that all tests of this process share. The test is
+// skipped where none is installed.
+func Postgres(t testing.TB) *Server {
+	t.Helper()
+	s, err := shared()
+	if errors.Is(err, errNone) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Own returns a server that this test may crash.
+func Own(t testing.TB) *Server {
+	t.Helper()
+	s, err := start(context.Background())
+	if errors.Is(err, errNone) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Crash(t); _ = os.RemoveAll(s.dir) })
+	return s
+}
+
+func start(ctx context.Context) (*Server, error) {
+	bin, err := programs()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "pg") // short: the path of a socket has 107 bytes
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: dir, bin: bin, attr: &syscall.SysProcAttr{}, seeded: map[string]bool{}}
+	if os.Getuid() == 0 { // PostgreSQL refuses root
+		u, err := user.Lookup("postgres")
+		if err != nil {
+			u, err = user.Lookup("nobody")
+		}
+		if err != nil {
+			return nil, err
+		}
+		uid, _ := strconv.Atoi(u.Uid)
+		gid, _ := strconv.Atoi(u.Gid)
+		if err := os.Chown(dir, uid, gid); err != nil {
+			return nil, err
+		}
+		s.attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // from the system's table
+	}
+	// Everybody who reaches the socket is trusted, and the directory lets the same user
+	// and root in.
+	init := s.command(ctx, "initdb", "-D", filepath.Join(dir, "data"), "-A", "trust", "-U", "boss", "-E", "UTF8", "--locale", "C.UTF-8", "-N")
+	if out, err := init.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	return s, s.up(ctx)
+}
+
+func programs() (string, error) {
+	if dir := os.Getenv("MONROE_POSTGRES"); dir != "" {
+		return dir, nil
+	}
+	if p, err := exec.LookPath("initdb"); err == nil {
+		if p, err = filepath.EvalSymlinks(p); err == nil {
+			return filepath.Dir(p), nil
+		}
+	}
+	list, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if len(list) == 0 {
+		return "", errNone
+	}
+	return filepath.Dir(list[len(list)-1]), nil
+}
+
+func (s *Server) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
+	c.Dir, c.SysProcAttr, c.Env = s.dir, s.attr, []string{"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8", "TZ=UTC"}
+	return c
+}
+
+// up starts the server and waits until it answers.
+func (s *Server) up(ctx context.Context) error {
+	c := s.command(ctx, "postgres", "-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=", "-c", "max_connections=60")
+	attr := *s.attr
+	dieWithParent(&attr)
+	c.SysProcAttr = &attr
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // the server dies with this thread, which stays as long as it runs
+		defer close(ended)
+		err := c.Start()
+		started <- err
+		if err == nil {
+			_ = c.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.proc, s.ended = c, ended
+	s.mu.Unlock()
+	db, err := sql.Open("pgx", s.url("boss", "postgres"))
+	if err != nil {
+		return err
+	}
+	defer db.Close() //nolint:errcheck // only asked whether it answers
+	until := time.After(30 * time.Second)
+	for {
+		if err = db.PingContext(ctx); err == nil {
+			return nil
+		}
+		select {
+		case <-ended:
+			return fmt.Errorf("the server ended: %w", err)
+		case <-until:
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Crash stops the server as pg_ctl stop -m immediate does: nothing is written back.
+func (s *Server) Crash(t testing.TB) {
+	t.Helper()
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Server) stop() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil {
+		return nil
+	}
+	if err := s.proc.Process.Signal(syscall.SIGQUIT); err != nil {
+		return err
+	}
+	<-s.ended
+	s.proc = nil
+	return nil
+}
+
+// Restart starts it again, after a Crash.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	if err := s.up(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Server) url(role, database string) string {
+	return fmt.Sprintf("postgres:///%s?host=%s&user=%s", database, s.dir, role)
+}
+
+// URL is the address of a database for a role.
+func (s *Server) URL(role, database string) vault.Secret {
+	return vault.NewSecret(s.url(role, database))
+}
+
+// Database is one database of a server.
+type Database struct {
+	*Server
+	Name string
+	// Admin is a superuser's connection, past the store and its rules.
+	Admin *sql.DB
+	// Term of leases; 0 means the usual one.
+	Term time.Duration
+}
+
+// Role is the role that Database binds to a workspace.
+func Role(ws host.Workspace) string { return "monroe_" + string(ws) }
+
+// Database returns a database with that name, made and provisioned for the
+// workspaces when it is asked for first.
+func (s *Server) Database(t testing.TB, name string, all ...host.Workspace) *Database {
+	t.Helper()
+	ctx := context.Background()
+	d := &Database{Server: s, Name: name}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !s.seeded[name] {
+		boss, err := sql.Open("pgx", s.url("boss", "postgres"))
+		must(err)
+		_, err = boss.ExecContext(ctx, `CREATE DATABASE `+name)
+		must(err)
+		must(boss.Close())
+		for _, ws := range all {
+			must(store.Provision(ctx, store.PostgresConfig{URL: s.URL("boss", name)}, ws, Role(ws)))
+		}
+		s.seeded[name] = true
+	}
+	var err error
+	d.Admin, err = sql.Open("pgx", s.url("boss", name))
+	must(err)
+	d.Admin.SetMaxOpenConns(2)
+	t.Cleanup(func() { _ = d.Admin.Close() })
+	return d
+}
+
+// Open opens a workspace as its role.
+func (d *Database) Open(ws host.Workspace, holder string) (*store.Store, error) {
+	return store.OpenPostgres(context.Background(), store.PostgresConfig{URL: d.URL(Role(ws), d.Name), Term: d.Term}, ws, holder)
+}
