@@ -15,7 +15,6 @@ import (
 	"github.com/getmonroe/monroe/host/approval"
 	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/store"
-	"github.com/getmonroe/monroe/host/store/storetest"
 	"github.com/getmonroe/monroe/host/vault"
 )
 
@@ -35,7 +34,7 @@ type desk struct {
 func newDesk(t *testing.T) *desk {
 	t.Helper()
 	dir := t.TempDir()
-	s, err := storetest.Open(t, dir, "acme", now)
+	s, err := store.Open(context.Background(), filepath.Join(dir, "db"), "acme", "test", now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,8 @@ package spend_test
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +16,7 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host/spend"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/store/storetest"
 )
 
 // Law 1, looked at from outside: while a thousand calls reserve, hold, use, settle and
@@ -27,11 +26,7 @@ func TestAThousandConcurrentReservationsNeverPassTheCap(t *testing.T) {
 	s := open(t, dir)
 	defer func() { _ = s.Close() }()
 	const calls, limit = 1000, abi.MicroUSD(700)
-	other, err := sql.Open("sqlite", filepath.Join(dir, "db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = other.Close() }()
+	other := storetest.DB(t, dir)
 	sum := func() (n abi.MicroUSD) {
 		if err := other.QueryRow(`SELECT COALESCE(SUM(COALESCE(settled_micro, reserved_micro)), 0) FROM spend`).Scan(&n); err != nil {
 			t.Error(err)

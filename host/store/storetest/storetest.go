@@ -62,22 +62,31 @@ func nameOf(dir string) string {
 	return fmt.Sprintf("t%x", h.Sum64())
 }
 
-// Tamper runs SQL behind the daemon's back, on what Open opens.
-func Tamper(t testing.TB, dir, query string) {
+// DB is a connection of the test's own, behind the daemon's back, to what Open opens.
+func DB(t testing.TB, dir string) *sql.DB {
 	t.Helper()
 	var db *sql.DB
 	var err error
 	if os.Getenv(Switch) == "" {
 		db, err = sql.Open("sqlite", filepath.Join(dir, "db"))
 	} else {
-		s := Postgres(t)
-		db, err = sql.Open("pgx", s.url("boss", nameOf(dir))+"&search_path=monroe")
-	}
-	if err == nil {
-		_, err = db.ExecContext(context.Background(), query)
-		err = errors.Join(err, db.Close())
+		db, err = sql.Open("pgx", Postgres(t).url("boss", nameOf(dir))+"&search_path=monroe")
 	}
 	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// Tamper runs SQL on it.
+func Tamper(t testing.TB, dir, query string) {
+	t.Helper()
+	db := DB(t, dir)
+	if _, err := db.ExecContext(context.Background(), query); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,9 +1,0 @@
-package approval_test
-
-import (
-	"testing"
-
-	"github.com/getmonroe/monroe/host/store/storetest"
-)
-
-func TestMain(m *testing.M) { storetest.Main(m) }
