@@ -103,9 +103,13 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 	if w.shelf, err = module.NewShelf(filepath.Join(c.Dir, "modules"), w.keys, w.store, c.Compiler); err != nil {
 		return nil, err
 	}
-	w.broker = broker.New(broker.Config{Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now, Expiry: w.expiry})
+	w.broker = broker.New(broker.Config{
+		Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now, Expiry: w.expiry,
+		DoubtLife: c.Operator.Waits.UnknownFor, KeepWorker: c.Operator.Waits.Keep(),
+	})
 	w.runner = runner.New(runner.Config{
 		Store: w.store, Keys: w.keys, Shelf: w.shelf, Broker: w.broker, Spawner: c.Spawner, Now: c.Now, Expiry: w.expiry, Log: c.Log, Workers: max(c.Operator.Workers, 1),
+		Wakes: c.Operator.Waits.Wakes,
 	})
 	return w, w.runner.Start()
 }
@@ -251,6 +255,10 @@ func (w *world) PlanProbe(c connectors.Call, p connectors.Plan) (connectors.Plan
 
 func (w *world) Probe(ctx context.Context, permit grant.Permit, c connectors.Call, p, probe connectors.Plan) broker.Outcome {
 	return w.now().Probe(ctx, permit, c, p, probe)
+}
+
+func (w *world) Ready(ctx context.Context, p connectors.Plan) *abi.Denial {
+	return w.now().Ready(ctx, p)
 }
 
 func (w *world) Preview(op string, p connectors.Plan) host.Preview { return w.now().Preview(op, p) }
