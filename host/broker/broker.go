@@ -91,11 +91,11 @@ type Config struct {
 	// DoubtLife is how long a person is asked what became of an attempt whose outcome
 	// is unknown; 0 means DefaultDoubtLife. Then the guest is told that it is unknown.
 	DoubtLife time.Duration
-	// Expiry is the clock that approvals expire by; nil means Now.
-	Expiry func() time.Time
 	// KeepWorker is the longest sleep for which the guest keeps its worker; what is
 	// longer frees it.
 	KeepWorker time.Duration
+	// Expiry is the clock that approvals expire by; nil means Now.
+	Expiry func() time.Time
 }
 
 // Broker is the door of one workspace. It is safe for concurrent use by many
