@@ -94,6 +94,8 @@ type Config struct {
 	// KeepWorker is the longest sleep for which the guest keeps its worker; what is
 	// longer frees it.
 	KeepWorker time.Duration
+	// Expiry is the clock that approvals expire by; nil means Now.
+	Expiry func() time.Time
 }
 
 // Broker is the door of one workspace. It is safe for concurrent use by many
@@ -106,6 +108,9 @@ type Broker struct {
 // New returns a door.
 func New(c Config) *Broker {
 	b := &Broker{Config: c, ops: map[string]connectors.Operation{}}
+	if b.Expiry == nil {
+		b.Expiry = b.Now
+	}
 	for _, op := range c.World.Operations() {
 		b.ops[op.Name] = op
 	}

@@ -160,7 +160,7 @@ func (d *decision) seekConsent(tx *store.Tx) error {
 	if c.approval == "" {
 		return d.ask(tx, q)
 	}
-	consent, a, err := approval.Take(tx, d.b.Keys, c.approval, q, c.attempts > 0 && repeatable(c.op.Replay), d.now)
+	consent, a, err := approval.Take(tx, d.b.Keys, c.approval, q, c.attempts > 0 && repeatable(c.op.Replay), d.b.Expiry())
 	d.asked = a
 	switch {
 	case errors.Is(err, approval.ErrBroken):
@@ -217,7 +217,7 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 		d.warned(warn)
 	}
 	q.Preview = d.b.World.Preview(c.op.Name, c.plan)
-	if d.asked, err = approval.Ask(tx, d.b.Keys, q, d.now); err != nil {
+	if d.asked, err = approval.Ask(tx, d.b.Keys, q, d.b.Expiry()); err != nil {
 		return err
 	}
 	if err := d.record(); err != nil {

@@ -58,6 +58,7 @@ type Config struct {
 	Broker  *broker.Broker
 	Spawner Spawner
 	Now     func() time.Time
+	Expiry  func() time.Time // the clock that approvals expire by; nil means Now
 	Log     *slog.Logger
 	// Workers bounds how many workers live at the same time.
 	Workers int
@@ -125,9 +126,12 @@ func (r *Runner) Start() error {
 // and answered approvals whose wake-up a crash lost. It is level-triggered: calling
 // it too often is harmless.
 func (r *Runner) Sweep() error {
-	now := r.Now()
+	now, expiry := r.Now(), r.Now
+	if r.Expiry != nil {
+		expiry = r.Expiry
+	}
 	err := r.Store.Write(r.ctx, func(tx *store.Tx) error {
-		_, err := tx.Expired(now) // its runs are due then
+		_, err := tx.Expired(expiry()) // its runs are due then
 		return err
 	})
 	if err != nil {

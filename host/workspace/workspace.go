@@ -27,6 +27,7 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/approval"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
@@ -64,6 +65,8 @@ type Workspace struct {
 	rules  atomic.Pointer[broker.Rules]
 	owner  host.Principal
 
+	expiry func() time.Time // what approvals expire by
+
 	apply sync.Mutex // one change of configuration at a time
 }
 
@@ -78,7 +81,7 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 	if err := os.Chmod(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("workspace: %w", err)
 	}
-	w := &Workspace{Config: c, world: &world{}}
+	w := &Workspace{Config: c, world: &world{}, expiry: approval.NewClock(c.Now).Now}
 	holder := fmt.Sprintf("monroed pid %d since %s", os.Getpid(), c.Now().UTC().Format(time.RFC3339))
 	if w.store, err = store.Open(ctx, filepath.Join(c.Dir, "monroe.db"), c.Name, holder, c.Now()); err != nil {
 		return nil, err
@@ -101,11 +104,11 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 		return nil, err
 	}
 	w.broker = broker.New(broker.Config{
-		Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now,
+		Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now, Expiry: w.expiry,
 		DoubtLife: c.Operator.Waits.UnknownFor, KeepWorker: c.Operator.Waits.Keep(),
 	})
 	w.runner = runner.New(runner.Config{
-		Store: w.store, Keys: w.keys, Shelf: w.shelf, Broker: w.broker, Spawner: c.Spawner, Now: c.Now, Log: c.Log, Workers: max(c.Operator.Workers, 1),
+		Store: w.store, Keys: w.keys, Shelf: w.shelf, Broker: w.broker, Spawner: c.Spawner, Now: c.Now, Expiry: w.expiry, Log: c.Log, Workers: max(c.Operator.Workers, 1),
 		Wakes: c.Operator.Waits.Wakes,
 	})
 	return w, w.runner.Start()
