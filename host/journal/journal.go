@@ -298,6 +298,18 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 	return nil
 }
 
+// what names a recorded call in words of the host: an op that is not known is text of
+// the guest.
+func (b *Body) what() string {
+	switch {
+	case b.Operation != "":
+		return b.Operation
+	case slices.Contains(abi.Ops(), b.Op):
+		return string(b.Op)
+	}
+	return "an unknown op"
+}
+
 // parts is where the numbers of a batch's parts begin: far above any guest's calls,
 // so that a batch leaves the numbers of the calls after it alone.
 const parts = 1 << 24
@@ -324,7 +336,7 @@ func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
 		return nil, nil
 	}
 	if e.Body.Fingerprint != fp {
-		return nil, fmt.Errorf("%w: call %d was %s with fingerprint %s, now it is %s", ErrDiverged, call, e.Body.Op, e.Body.Fingerprint, fp)
+		return nil, fmt.Errorf("%w: recorded %s (%s) at call %d, got %s", ErrDiverged, e.Body.what(), e.Body.Fingerprint, call, fp)
 	}
 	return e, nil
 }

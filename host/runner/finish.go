@@ -54,6 +54,9 @@ func (r *Runner) finish(id host.RunID, session *broker.Session, e ending) error 
 			TimeMS: end.At.UnixMilli(), Kind: audit.KindEnd, Run: id, Who: run.OnBehalfOf.ID, Skill: run.Skill, Module: run.Module.String(),
 			Verdict: string(e.state), Cost: run.Spent, Seq: run.NextSeq - 1, Chain: run.Chain.String(),
 		}
+		if e.state == host.StateDiverged {
+			leaf.Detail = e.failure // names and digests, no payload
+		}
 		if end.Leaf, err = audit.Append(tx, leaf); err != nil {
 			return err
 		}

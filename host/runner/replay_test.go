@@ -56,11 +56,11 @@ func TestReplay(t *testing.T) {
 		"seen out of order":     {func(c net.Conn) { open(c); past(c, 2); seen(c, 2, logLine) }, false, host.StateFailed, broke + "it saw recorded answer 2 after 0 of 2"},
 		"seen twice":            {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); seen(c, 1, now) }, false, host.StateFailed, broke + "it saw recorded answer 1 after 1 of 2"},
 		"seen too many":         {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); seen(c, 2, logLine); seen(c, 3, sleep) }, false, host.StateFailed, broke + "it saw recorded answer 3 after 2 of 2"},
-		"other request":         {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, sleep) }, false, host.StateDiverged, diverged + "call 1 was time.now with fingerprint "},
+		"other request":         {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, sleep) }, false, host.StateDiverged, diverged + "recorded time.now ("},
 		"done early":            {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); done(c) }, false, host.StateDiverged, diverged + "the guest ended after 1 of 2 recorded calls"},
 		"done at once":          {func(c net.Conn) { open(c); done(c) }, false, host.StateDiverged, diverged + "the guest ended after 0 of 2 recorded calls"},
 		"live early":            {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); call(c, 3, sleep) }, false, host.StateDiverged, diverged + "a live call came after 1 of 2 recorded ones"},
-		"other live request":    {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); seen(c, 2, logLine); call(c, 3, now) }, false, host.StateDiverged, diverged + "call 3 was time.sleep with fingerprint "},
+		"other live request":    {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); seen(c, 2, logLine); call(c, 3, now) }, false, host.StateDiverged, diverged + "recorded time.sleep ("},
 		"live with past number": {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, now); seen(c, 2, logLine); call(c, 2, logLine) }, false, host.StateFailed, broke + "call 2 came, 3 was next"},
 		"broken once":           {func(c net.Conn) { open(c); past(c, 2); seen(c, 1, sleep) }, true, host.StateSucceeded, ""},
 		"never takes the past":  {func(c net.Conn) { open(c); <-hung(c) }, false, host.StateFailed, broke + "wire protocol: unexpected frame kind 0"},
@@ -86,6 +86,15 @@ func TestReplay(t *testing.T) {
 			v := b.view(t, r.ID)
 			if v.State != c.state || !strings.HasPrefix(v.Failure, c.failure) || c.failure == "" && v.Failure != "" {
 				t.Errorf("the run %s: %q\nwant %s: %q", v.State, v.Failure, c.state, c.failure)
+			}
+			if c.state == host.StateDiverged {
+				a, err := b.Audit(t.Context(), b.caller, 0, 1000)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if last := string(a.Leaves[len(a.Leaves)-1].Body); !strings.Contains(last, c.failure) || !strings.Contains(v.Receipt, "diverged") {
+					t.Errorf("leaf %s\nreceipt %s", last, v.Receipt)
+				}
 			}
 			if c.state == host.StateSucceeded && string(v.Result) != `"well"` {
 				t.Errorf("result %s", v.Result)
