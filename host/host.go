@@ -150,7 +150,9 @@ const (
 	WaitBudget   WaitKind = "budget"
 	WaitTimer    WaitKind = "timer"
 	WaitUnknown  WaitKind = "outcome_unknown"
-	WaitPinned   WaitKind = "pinned" // for a host that can replay it: it began under another
+	// WaitConnector is for a server, a folder or a credential that the operator took away.
+	WaitConnector WaitKind = "connector"
+	WaitPinned    WaitKind = "pinned" // for a host that can replay it: it began under another
 )
 
 // RecordVersion is the form of journal records that this binary writes and reads.

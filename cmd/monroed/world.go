@@ -222,6 +222,8 @@ func (w world) Probe(ctx context.Context, permit grant.Permit, c connectors.Call
 	return out
 }
 
+func (w world) Ready(ctx context.Context, p connectors.Plan) *abi.Denial { return w.e.Ready(ctx, p) }
+
 func (w world) Preview(op string, p connectors.Plan) host.Preview {
 	o, _ := w.e.Operation(op)
 	v := egress.Render(p, o)

@@ -8,7 +8,7 @@
 //     was shown and the label of what the run held. A single flipped bit in any of them voids it.
 //  2. Its state alone says nothing: a yes carries a MAC of its own. It is used once: one conditional update, in the transaction that writes the
 //     attempt.
-//  3. It expires. After that, after the run has ended, and after the rules have
+//  3. It expires, by the wall's clock or by the time that passed (Clock). After that, after the run has ended, and after the rules have
 //     changed, it is worth nothing, and gives back what was reserved for it.
 //  4. The answer must name the digest that was shown. Who answers is a person with
 //     the right to, by the workspace's rules; never a run. Bytes that nothing could

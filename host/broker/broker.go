@@ -44,6 +44,8 @@ type World interface {
 	PlanProbe(connectors.Call, connectors.Plan) (connectors.Plan, *abi.Denial)
 	// Probe looks. A denial says that nobody can tell.
 	Probe(ctx context.Context, p grant.Permit, c connectors.Call, plan, probe connectors.Plan) Outcome
+	// Ready reports what a plan needs and the operator does not have any more.
+	Ready(context.Context, connectors.Plan) *abi.Denial
 	// Preview shows frozen bytes to a person.
 	Preview(operation string, p connectors.Plan) host.Preview
 }
@@ -89,6 +91,11 @@ type Config struct {
 	// DoubtLife is how long a person is asked what became of an attempt whose outcome
 	// is unknown; 0 means DefaultDoubtLife. Then the guest is told that it is unknown.
 	DoubtLife time.Duration
+	// KeepWorker is the longest sleep for which the guest keeps its worker; what is
+	// longer frees it.
+	KeepWorker time.Duration
+	// Expiry is the clock that approvals expire by; nil means Now.
+	Expiry func() time.Time
 }
 
 // Broker is the door of one workspace. It is safe for concurrent use by many
@@ -101,6 +108,9 @@ type Broker struct {
 // New returns a door.
 func New(c Config) *Broker {
 	b := &Broker{Config: c, ops: map[string]connectors.Operation{}}
+	if b.Expiry == nil {
+		b.Expiry = b.Now
+	}
 	for _, op := range c.World.Operations() {
 		b.ops[op.Name] = op
 	}
@@ -152,7 +162,7 @@ func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Repl
 	b.scanOut(ctx, s, c)
 	// 4. and 5. Decide, reserve, take the approval, write the attempt: one
 	// transaction. No record, no effect.
-	permit, err := b.decide(ctx, s, c)
+	permit, err := b.decide(ctx, s, c, past)
 	if err != nil {
 		return Reply{}, err
 	}

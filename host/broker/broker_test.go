@@ -992,3 +992,25 @@ func TestWarningsAreToldAndWitnessedOnce(t *testing.T) {
 	}
 	h.books()
 }
+
+// A wall clock that was set back keeps no yes alive: the door asks the clock that
+// approvals expire by.
+func TestAYesExpiresByItsOwnClock(t *testing.T) {
+	for _, passed := range []time.Duration{approval.Life - time.Second, approval.Life} {
+		h := newHouse(t)
+		raw := use(abi.OpSend, "mail.send", "bob", 0)
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, true)
+		h.resume()
+		start := h.now
+		h.now = h.now.Add(-time.Hour)
+		h.door.Expiry = func() time.Time { return start.Add(passed) }
+		if passed < approval.Life {
+			h.ok(1, raw)
+			h.performed(1)
+			continue
+		}
+		h.refused(1, raw, abi.ApprovalExpired)
+		h.performed(0)
+	}
+}

@@ -21,7 +21,7 @@ import (
 // an effect, everything that has to be true before the first byte leaves is written
 // in one transaction: the call with its frozen bytes, the reservation, the use of
 // the approval, the attempt, the audit leaf.
-func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit, error) {
+func (b *Broker) decide(ctx context.Context, s *Session, c *call, past *pastEntry) (grant.Permit, error) {
 	if c.denial != nil {
 		return grant.Permit{}, nil
 	}
@@ -37,6 +37,9 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 	if breaks(s, c, rules.Identical); c.denial != nil {
 		return grant.Permit{}, nil
 	}
+	if missing := b.World.Ready(ctx, c.plan); missing != nil {
+		return grant.Permit{}, b.waitForConnector(ctx, s, c, past, missing)
+	}
 	if c.verdict.Outcome == grant.Allow && c.action.Effect == abi.EffectRead && c.plan.Ceiling == 0 && !c.recorded {
 		permit, _ := c.verdict.Permit(nil, false)
 		return permit, nil
@@ -44,7 +47,7 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call) (grant.Permit,
 	d := decision{b: b, s: s, c: c, rules: rules, now: b.Now()}
 	err := s.write(ctx, b.Store, d.commit)
 	if errors.Is(err, errStale) {
-		return b.decide(ctx, s, c)
+		return b.decide(ctx, s, c, past)
 	}
 	if errors.Is(err, errShort) { // nothing of the transaction remains
 		err = s.write(ctx, b.Store, d.waitForBudget)
@@ -157,7 +160,7 @@ func (d *decision) seekConsent(tx *store.Tx) error {
 	if c.approval == "" {
 		return d.ask(tx, q)
 	}
-	consent, a, err := approval.Take(tx, d.b.Keys, c.approval, q, c.attempts > 0 && repeatable(c.op.Replay), d.now)
+	consent, a, err := approval.Take(tx, d.b.Keys, c.approval, q, c.attempts > 0 && repeatable(c.op.Replay), d.b.Expiry())
 	d.asked = a
 	switch {
 	case errors.Is(err, approval.ErrBroken):
@@ -214,7 +217,7 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 		d.warned(warn)
 	}
 	q.Preview = d.b.World.Preview(c.op.Name, c.plan)
-	if d.asked, err = approval.Ask(tx, d.b.Keys, q, d.now); err != nil {
+	if d.asked, err = approval.Ask(tx, d.b.Keys, q, d.b.Expiry()); err != nil {
 		return err
 	}
 	if err := d.record(); err != nil {

@@ -172,8 +172,9 @@ func (b *Broker) waitUntil(ctx context.Context, s *Session, wake time.Time, tell
 // park frees the worker until the run is woken. It always returns an error:
 // ErrSuspended if the run waits.
 func (b *Broker) park(ctx context.Context, s *Session, kind host.WaitKind, wake time.Time, tell string) error {
+	now := b.Now()
 	err := s.write(ctx, b.Store, func(tx *store.Tx) error {
-		return tx.SetState(s.Run.ID, host.StateWaiting, kind, wake, b.Now(), host.StateRunning)
+		return tx.SetState(s.Run.ID, host.StateWaiting, kind, wake, now, host.StateRunning)
 	})
 	if err != nil {
 		return err

@@ -120,12 +120,12 @@ func TestAnAbandonedOutcomeIsARefusal(t *testing.T) {
 			if expire {
 				var due []host.RunID
 				h.now = h.now.Add(broker.DefaultDoubtLife - time.Second)
-				h.read(func(tx *store.Tx) (err error) { due, err = tx.Due(h.now); return err })
+				h.read(func(tx *store.Tx) (err error) { due, err = tx.Due(h.now, 10); return err })
 				if len(due) != 0 {
 					t.Error("due too early")
 				}
 				h.now = h.now.Add(time.Second)
-				h.read(func(tx *store.Tx) (err error) { due, err = tx.Due(h.now); return err })
+				h.read(func(tx *store.Tx) (err error) { due, err = tx.Due(h.now, 10); return err })
 				if len(due) != 1 {
 					t.Error("not due")
 				}

@@ -35,7 +35,8 @@ type fakeWorld struct {
 	answer    func(sent) broker.Outcome
 	before    func(connectors.Call) // runs before the bytes leave
 	probes    int
-	found     *bool // what a probe finds; nil: it fails
+	revoked   map[string]bool // destinations that lack a credential
+	found     *bool           // what a probe finds; nil: it fails
 }
 
 type sent struct{ operation, to, key string }
@@ -119,6 +120,13 @@ func (w *fakeWorld) Probe(_ context.Context, p grant.Permit, c connectors.Call, 
 		return broker.Outcome{Denial: abi.Deny(abi.Upstream, "down", "")}
 	}
 	return broker.Outcome{Found: *w.found, Result: connectors.Result{Reply: "found it", Cost: new(abi.MicroUSD), Provenance: connectors.Provenance{Internal: true, Readers: []string{"workspace"}, Origins: plan.Resources}}}
+}
+
+func (w *fakeWorld) Ready(_ context.Context, p connectors.Plan) *abi.Denial {
+	if w.revoked[p.Destination] {
+		return abi.Deny(abi.ConnectorRevoked, "the connection was withdrawn", "")
+	}
+	return nil
 }
 
 func (w *fakeWorld) Preview(string, connectors.Plan) host.Preview {

@@ -101,6 +101,8 @@ func (b *Broker) decideOwn(ctx context.Context, s *Session, c *call) error {
 	if !now.Before(wake) {
 		return nil
 	}
+	// A new worker and a replay cost more than a short sleep.
+	keep := wake.Sub(now) <= b.KeepWorker
 	err := s.write(ctx, b.Store, func(tx *store.Tx) error {
 		if !c.recorded {
 			body := journal.Body{Op: c.req.Op, Fingerprint: c.fp, Request: c.raw, Effect: abi.EffectNone, Wake: wake.UnixNano()}
@@ -108,13 +110,31 @@ func (b *Broker) decideOwn(ctx context.Context, s *Session, c *call) error {
 				return err
 			}
 		}
+		if keep {
+			return nil
+		}
 		return tx.SetState(s.Run.ID, host.StateWaiting, host.WaitTimer, wake, now, host.StateRunning)
 	})
 	if err != nil {
 		return err
 	}
+	if keep { // recorded all the same: after a crash the rest of it is slept
+		c.recorded = true
+		return sleep(ctx, wake.Sub(now))
+	}
 	s.emit(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: "sleeps until " + wake.UTC().Format(time.RFC3339)})
 	return ErrSuspended
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // args decodes the arguments, or leaves the denial.

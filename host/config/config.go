@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -83,8 +84,29 @@ type Operator struct {
 	// Workers bounds how many runs are busy at the same time, 0 means 4.
 	Workers int   `yaml:"workers,omitempty"`
 	Store   Store `yaml:"store,omitempty"`
+	Waits   Waits `yaml:"waits,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
+}
+
+// Waits says how runs wait.
+type Waits struct {
+	// KeepWorker is the longest sleep for which a guest keeps its worker; absent means
+	// 2 seconds, 0s never. At most a minute.
+	KeepWorker *time.Duration `yaml:"keep_worker,omitempty"`
+	// Wakes bounds how many waiting runs are woken in a second, 0 means 32.
+	Wakes int `yaml:"wakes_per_second,omitempty"`
+	// UnknownFor is how long a person is asked what became of an attempt, 0 means 7
+	// days.
+	UnknownFor time.Duration `yaml:"unknown_for,omitempty"`
+}
+
+// Keep is the longest sleep for which a guest keeps its worker.
+func (w Waits) Keep() time.Duration {
+	if w.KeepWorker == nil {
+		return 2 * time.Second
+	}
+	return *w.KeepWorker
 }
 
 // Owner is the first person of the workspace.
@@ -234,6 +256,9 @@ func ReadOperator(path string) (*Operator, error) {
 		if !filepath.IsAbs(f) || filepath.Clean(f) != f {
 			return nil, fmt.Errorf("%s: folders: %q is not a clean absolute path", path, f)
 		}
+	}
+	if k := o.Waits.Keep(); k < 0 || k > time.Minute || o.Waits.Wakes < 0 || o.Waits.UnknownFor < 0 {
+		return nil, fmt.Errorf("%s: waits: keep_worker is 0s to 1m, and nothing is negative", path)
 	}
 	if o.Owner.Name == "" {
 		o.Owner.Name = "Owner"

@@ -167,6 +167,33 @@ func (a *attempt) failed(err error, handed bool) *abi.Denial {
 	return d
 }
 
+// Ready reports what of the operator's a plan needs and is not there: a server, a
+// folder or a credential. It touches nothing outside; nil means that all is there.
+func (e *Egress) Ready(ctx context.Context, p connectors.Plan) *abi.Denial {
+	a := &attempt{e: e, plan: p}
+	there, origin := true, ""
+	switch f := p.Frozen; {
+	case f.HTTP != nil && f.HTTP.Credential != nil:
+		origin = originOf(f.HTTP)
+	case f.SMTP != nil:
+		var s SMTPServer
+		if s, there = e.c.SMTP[f.SMTP.Server]; there && p.Account != "" {
+			origin = "smtp://" + s.Address
+		}
+	case f.Maildir != nil:
+		_, there = e.c.Maildirs[f.Maildir.Folder]
+	}
+	if !there {
+		return abi.Deny(abi.ConnectorRevoked, "the mail server or folder of this call is no longer configured", "ask the operator")
+	}
+	if origin != "" {
+		if _, err := a.credential(ctx, p.Account, origin); err != nil {
+			return a.failed(err, false)
+		}
+	}
+	return nil
+}
+
 // credential asks for the secret of a slot. Nothing has been sent then.
 func (a *attempt) credential(ctx context.Context, connection, origin string) (string, error) {
 	if a.e.c.Credentials == nil {

@@ -5,9 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"html"
 	"io"
 	"mime"
+	"mime/multipart"
 	"mime/quotedprintable"
 	"net/mail"
 	"slices"
@@ -29,7 +32,7 @@ func (v *Preview) envelope(from string, to []string) {
 	}
 }
 
-// mail shows a message of one text part. The recipients are the envelope's. It
+// mail shows a message. The recipients are the envelope's. It
 // reports whether all of the message was shown.
 func (v *Preview) mail(from string, to []string, data []byte) bool {
 	v.envelope(from, to)
@@ -54,12 +57,8 @@ func (v *Preview) mail(from string, to []string, data []byte) bool {
 			v.field(name, x)
 		}
 	}
-	text, ok := textOf(m)
-	if !ok {
-		return false
-	}
-	v.body(text)
-	return true
+	body, err := io.ReadAll(m.Body)
+	return err == nil && v.content("", m.Header.Get("Content-Type"), m.Header.Get("Content-Transfer-Encoding"), "", body, 0)
 }
 
 // compare warns where the headers tell the recipient something else than the
@@ -93,29 +92,101 @@ func (v *Preview) compare(from string, to []string, h mail.Header) {
 	}
 }
 
-func textOf(m *mail.Message) (string, bool) {
-	kind, params, err := mime.ParseMediaType(m.Header.Get("Content-Type"))
-	if m.Header.Get("Content-Type") == "" {
+// maxNesting bounds how deep multiparts are opened.
+const maxNesting = 4
+
+// content shows a body: text as it is, HTML as its source, several parts one by one,
+// anything else as an attachment. It reports whether nothing was left out.
+func (v *Preview) content(name string, contentType, encoding, disposition string, body []byte, depth int) bool {
+	kind, params, err := mime.ParseMediaType(contentType)
+	if contentType == "" {
 		kind, params, err = "text/plain", nil, nil
 	}
-	if err != nil || kind != "text/plain" {
-		return "", false
+	if err != nil {
+		return false
 	}
-	if c := strings.ToLower(params["charset"]); c != "" && c != "utf-8" && c != "us-ascii" {
-		return "", false
+	if strings.HasPrefix(kind, "multipart/") {
+		return depth < maxNesting && v.parts(name, params["boundary"], body, depth)
 	}
-	r := m.Body
-	switch strings.ToLower(m.Header.Get("Content-Transfer-Encoding")) {
+	data, ok := decoded(body, encoding)
+	if !ok {
+		return false
+	}
+	attached, named, err := mime.ParseMediaType(disposition)
+	if disposition != "" && err != nil {
+		return false
+	}
+	charset := strings.ToLower(params["charset"])
+	text := (charset == "" || charset == "utf-8" || charset == "us-ascii") && utf8.Valid(data)
+	switch {
+	case name == "" && kind != "text/plain", name == "" && !text:
+		return false // the message is one thing that is not text
+	case text && kind == "text/plain" && attached != "attachment":
+		v.body(string(data))
+	case text && kind == "text/html" && attached != "attachment":
+		v.warn("Content: HTML is shown as its source; a mail program shows it instead of the plain text")
+		v.body(string(data))
+		v.links(html.UnescapeString(string(data))) // where a link really leads may be spelled in entities
+	default:
+		sum := sha256.Sum256(data)
+		v.field("Attachment", fmt.Sprintf("%q, %s, %d bytes, SHA-256 %s", named["filename"], kind, len(data), hex.EncodeToString(sum[:])))
+		v.warn("Content: an attachment is listed and not shown")
+	}
+	return true
+}
+
+// parts shows a multipart body, with every header of every part. Words before the
+// first and after the last boundary, which no mail program shows, are not covered.
+func (v *Preview) parts(name, boundary string, body []byte, depth int) bool {
+	trimmed := bytes.TrimSuffix(body, []byte("\r\n"))
+	if boundary == "" || !bytes.HasPrefix(body, []byte("--"+boundary+"\r\n")) || !bytes.HasSuffix(trimmed, []byte("\r\n--"+boundary+"--")) ||
+		bytes.Count(body, []byte("--"+boundary+"--")) != 1 {
+		return false
+	}
+	r := multipart.NewReader(bytes.NewReader(body), boundary)
+	for n := 1; ; n++ {
+		p, err := r.NextRawPart()
+		if errors.Is(err, io.EOF) {
+			return n > 1
+		}
+		if err != nil {
+			return false
+		}
+		data, err := io.ReadAll(p)
+		if err != nil {
+			return false
+		}
+		part := fmt.Sprintf("Part %s%d", name, n)
+		h := mail.Header(p.Header)
+		for _, k := range sortedNames(h) {
+			for _, x := range h[k] {
+				v.field(part+", "+k, x)
+			}
+		}
+		for _, k := range []string{"Content-Type", "Content-Transfer-Encoding", "Content-Disposition"} {
+			if len(h[k]) > 1 { // which one counts is anybody's guess
+				return false
+			}
+		}
+		if !v.content(fmt.Sprintf("%s%d.", name, n), h.Get("Content-Type"), h.Get("Content-Transfer-Encoding"), h.Get("Content-Disposition"), data, depth+1) {
+			return false
+		}
+	}
+}
+
+func decoded(body []byte, encoding string) ([]byte, bool) {
+	var r io.Reader = bytes.NewReader(body)
+	switch strings.ToLower(encoding) {
 	case "", "7bit", "8bit":
 	case "quoted-printable":
 		r = quotedprintable.NewReader(r)
 	case "base64":
 		r = base64.NewDecoder(base64.StdEncoding, r)
 	default:
-		return "", false
+		return nil, false
 	}
 	b, err := io.ReadAll(r)
-	return string(b), err == nil && utf8.Valid(b)
+	return b, err == nil
 }
 
 func sortedNames(h mail.Header) []string {

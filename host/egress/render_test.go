@@ -100,3 +100,69 @@ func TestHTTPPreviewShowsAllOfIt(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+const multi = "From: monroe@example.com\nTo: a@example.com\nSubject: x\nContent-Type: multipart/mixed; boundary=B\n\n" +
+	"--B\nContent-Type: multipart/alternative; boundary=\"C\"\n\n--C\n\nplain words\n--C\nContent-Type: text/html; charset=utf-8\n\n" +
+	"<a href=\"https&#58;//evil.example/x\">https://bank.example/</a>\n--C--\n\n" +
+	"--B\nContent-Type: application/pdf\nContent-Disposition: attachment; filename=\"pay\u202e.pdf\"\nX-Odd: seen\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n--B--\n"
+
+// Law 5: MIME is decoded, every part and every header of one is shown, attachments
+// are listed by what they are.
+func TestMailOfSeveralPartsShowsEachOfThem(t *testing.T) {
+	op := operation(abi.EffectSend)
+	op.Renderer = connectors.RenderMail
+	v := egress.Render(mailPlan(multi), op)
+	if v.Raw || !strings.Contains(v.Body, "plain words") || !strings.Contains(v.Body, "<a href=") || strings.Contains(v.Body, "aGVsbG8") {
+		t.Fatalf("%+v", v)
+	}
+	const sum = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824" // of hello
+	if got := field(v, "Attachment"); !strings.Contains(got, "application/pdf, 5 bytes, SHA-256 "+sum) || strings.Contains(got, "\u202e") {
+		t.Errorf("attachment %q", got)
+	}
+	if field(v, "Part 2, X-Odd") != "seen" || !strings.Contains(field(v, "Part 1.2, Content-Type"), "text/html") {
+		t.Errorf("%+v", v.Fields)
+	}
+	if strings.Join(v.Links, " ") != "bank.example evil.example" {
+		t.Errorf("links %q", v.Links)
+	}
+	for _, want := range []string{"HTML", "attachment", "direction"} {
+		if !warned(v, want) {
+			t.Errorf("no warning of %q in %q", want, v.Warnings)
+		}
+	}
+}
+
+// Nothing hides in a message of several parts: what is not shown makes it raw.
+func TestWhatHidesBetweenPartsMakesAMessageRaw(t *testing.T) {
+	op := operation(abi.EffectSend)
+	op.Renderer = connectors.RenderMail
+	for name, change := range map[string][2]string{
+		"before the first boundary": {"boundary=B\n\n--B\n", "boundary=B\n\nhidden\n--B\n"},
+		"after the last":            {"--B--\n", "--B--\nhidden\n"},
+		"an early end":              {"--B\nContent-Type: application", "--B--\n--B\nContent-Type: application"},
+		"no end":                    {"--B--\n", ""},
+		"broken base64":             {"aGVsbG8=", "aGVsbG8=!hidden"},
+		"after the padding":         {"aGVsbG8=", "aGVsbG8=aGVsbG8="},
+		"odd encoding":              {"Encoding: base64", "Encoding: x-odd"},
+		"two types":                 {"X-Odd: seen", "Content-Type: text/plain"},
+		"broken type":               {"Content-Type: application/pdf", "Content-Type: application/pdf; ="},
+		"broken disposition":        {"attachment; filename", "attachment; ; ="},
+		"no boundary":               {"boundary=B", "b=B"},
+	} {
+		if !strings.Contains(multi, change[0]) {
+			t.Fatalf("%s: nothing to change", name)
+		}
+		v := egress.Render(mailPlan(strings.Replace(multi, change[0], change[1], 1)), op)
+		if !v.Raw || strings.Contains(change[1], "hidden") && !strings.Contains(v.Body, "hidden") {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+	deep := "Content-Type: text/plain\n\nx\n"
+	for i := range 6 {
+		b := string(rune('a' + i))
+		deep = "Content-Type: multipart/mixed; boundary=" + b + "\n\n--" + b + "\n" + deep + "--" + b + "--\n"
+	}
+	if v := egress.Render(mailPlan(deep), op); !v.Raw {
+		t.Error("six levels of parts were opened")
+	}
+}

@@ -48,6 +48,7 @@ const (
 	Result     Kind = "RESULT"      // the answer
 	Probe      Kind = "PROBE"       // what a look for an attempt's effect found
 	Unknown    Kind = "UNKNOWN"     // nobody can tell whether an attempt had its effect: a person is asked
+	Wait       Kind = "WAIT"        // the call waits for what the operator has to bring back
 	Resolved   Kind = "RESOLVED"    // what became of it, in a person's word or for want of one
 	End        Kind = "END"         // the run's end
 )
@@ -97,6 +98,7 @@ type Entry struct {
 	First    time.Time // of the first attempt
 	NotAfter time.Time // of the last attempt
 	Unknown  *Doubt    // about the last attempt
+	Waits    time.Time // since when it waits for a connector; zero if it does not
 	Answer   *Answer
 }
 
@@ -268,7 +270,7 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 	case GateResult:
 		e.Gated = false
 	case Attempt:
-		e.Attempts, e.Unknown = b.Attempt, nil
+		e.Attempts, e.Unknown, e.Waits = b.Attempt, nil, time.Time{}
 		if e.First.IsZero() {
 			e.First = at
 		}
@@ -285,6 +287,10 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 		e.Unknown.Resolution = host.Resolution(b.Verdict)
 	case Value, Result:
 		e.Answer = &Answer{Reply: b.Reply, At: at, Label: lab, Body: b}
+	case Wait:
+		if e.Waits.IsZero() {
+			e.Waits = at
+		}
 	case Probe, End:
 	default:
 		return fmt.Errorf("%w: unknown kind %q", ErrCorrupt, k)

@@ -11,6 +11,7 @@ import (
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/workspace"
 )
 
 const (
@@ -113,5 +114,78 @@ func TestCancelledAtAnyMoment(t *testing.T) {
 		if v := b.view(t, r.ID); v.State != host.StateCancelled {
 			t.Fatalf("run %d %s: %s", i, v.State, v.Failure)
 		}
+	}
+}
+
+// TestManyRunsThatAreDueAtOnceAreWokenInTurn lets many timers end at the same moment.
+func TestManyRunsThatAreDueAtOnceAreWokenInTurn(t *testing.T) {
+	const many, wakes, workers = 60, 8, 2
+	var ahead, live, peak, started atomic.Int64
+	gate := make(chan struct{})
+	var hold atomic.Bool
+	s := &fakeSpawner{scripts: []script{func(c net.Conn) {
+		started.Add(1)
+		if n := live.Add(1); n > peak.Load() {
+			peak.Store(n)
+		}
+		defer live.Add(-1)
+		if hold.Load() {
+			<-gate
+		}
+		open(c)
+		call(c, 1, sleep)
+		done(c)
+	}}}
+	b := benchWith(t, s, func(c *workspace.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		c.Operator.Workers, c.Operator.Waits.Wakes = workers, wakes
+	})
+	ids := make([]host.RunID, many)
+	for i := range ids {
+		r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[i] = r.ID
+	}
+	for _, id := range ids {
+		b.await(t, id, func(st host.RunState) bool { return st == host.StateWaiting })
+	}
+	ahead.Store(int64(2 * time.Hour))
+	hold.Store(true)
+	started.Store(0)
+	for range 5 { // whoever waits for a worker is not woken again, and nobody else before him
+		if err := b.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hold.Store(false)
+	close(gate)
+	ended := func() (n int) {
+		for _, id := range ids {
+			if b.view(t, id).State == host.StateSucceeded {
+				n++
+			}
+		}
+		return n
+	}
+	for i := range wakes {
+		b.await(t, ids[i], func(host.RunState) bool { return false })
+	}
+	if n := ended(); n > 2*wakes { // at most those that took the place of runs that had left the list
+		t.Errorf("%d runs were woken by sweeps of %d", n, wakes)
+	}
+	for _, id := range ids {
+		for b.view(t, id).State != host.StateSucceeded {
+			if err := b.Sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if peak.Load() > workers {
+		t.Errorf("%d workers at once, %d are allowed", peak.Load(), workers)
+	}
+	if started.Load() != many {
+		t.Errorf("%d workers were started for %d runs", started.Load(), many)
 	}
 }

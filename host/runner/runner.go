@@ -58,9 +58,13 @@ type Config struct {
 	Broker  *broker.Broker
 	Spawner Spawner
 	Now     func() time.Time
+	Expiry  func() time.Time // the clock that approvals expire by; nil means Now
 	Log     *slog.Logger
 	// Workers bounds how many workers live at the same time.
 	Workers int
+	// Wakes bounds how many runs one sweep wakes, 0 means 32; a sweep comes every
+	// second. What is due beyond that is due at the next one.
+	Wakes int
 }
 
 // Runner is safe for concurrent use.
@@ -79,6 +83,7 @@ type Runner struct {
 // drive is one run that a goroutine is busy with.
 type drive struct {
 	again  bool // it was woken meanwhile
+	begun  bool // it has the place of a worker
 	cancel context.CancelCauseFunc
 }
 
@@ -87,6 +92,9 @@ var ErrCancelled = errors.New("a person cancelled the run")
 
 // New returns a runner that does nothing before Start.
 func New(c Config) *Runner {
+	if c.Wakes == 0 {
+		c.Wakes = 32
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	return &Runner{
 		Config: c, ctx: ctx, stop: stop, slots: make(chan struct{}, c.Workers),
@@ -111,47 +119,51 @@ func (r *Runner) Start() error {
 	for _, id := range list {
 		r.Wake(id)
 	}
-	return r.Sweep()
+	return r.Recheck()
 }
 
 // Sweep wakes what has waited long enough: timers, expired approvals, new months,
 // and answered approvals whose wake-up a crash lost. It is level-triggered: calling
 // it too often is harmless.
 func (r *Runner) Sweep() error {
-	now := r.Now()
-	var expired []host.RunID
-	err := r.Store.Write(r.ctx, func(tx *store.Tx) (err error) {
-		expired, err = tx.Expired(now)
+	now, expiry := r.Now(), r.Now
+	if r.Expiry != nil {
+		expiry = r.Expiry
+	}
+	err := r.Store.Write(r.ctx, func(tx *store.Tx) error {
+		_, err := tx.Expired(expiry()) // its runs are due then
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	for _, id := range expired {
-		r.Wake(id)
-	}
 	var due []host.RunID
 	err = r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
-		due, err = tx.Due(now)
+		due, err = tx.Due(now, r.Wakes)
 		return err
 	})
 	for _, id := range due {
-		r.Wake(id)
+		r.mu.Lock()
+		d := r.active[id]
+		queued := d != nil && !d.begun
+		r.mu.Unlock()
+		if !queued { // one that waits for a worker is looked at then
+			r.Wake(id)
+		}
 	}
 	return err
 }
 
-// WakeBudget wakes every run that waits for money.
-func (r *Runner) WakeBudget() error {
-	var list []host.RunID
-	err := r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
-		list, err = tx.Waiting(host.WaitBudget)
-		return err
+// Recheck lets runs that wait for what an admin or the operator changes go on as far
+// as they can now, at the pace of the sweep.
+func (r *Runner) Recheck() error {
+	err := r.Store.Write(r.ctx, func(tx *store.Tx) error {
+		return errors.Join(tx.MakeDue(host.WaitBudget, r.Now()), tx.MakeDue(host.WaitConnector, r.Now()))
 	})
-	for _, id := range list {
-		r.Wake(id)
+	if err != nil {
+		return err
 	}
-	return err
+	return r.Sweep()
 }
 
 // Wake lets a run go on, or start. It returns at once. A run that is driven already
@@ -174,8 +186,9 @@ func (r *Runner) Wake(id host.RunID) {
 		defer r.all.Done()
 		defer cancel(nil)
 		for {
-			r.once(ctx, id)
+			r.once(ctx, id, d)
 			r.mu.Lock()
+			d.begun = false
 			again := d.again && ctx.Err() == nil
 			d.again = false
 			// A person may cancel while the run parks: the word counts all the same.
@@ -199,13 +212,16 @@ func (r *Runner) Wake(id host.RunID) {
 }
 
 // once drives a run until it parks or ends.
-func (r *Runner) once(ctx context.Context, id host.RunID) {
+func (r *Runner) once(ctx context.Context, id host.RunID, d *drive) {
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
 		return
 	}
+	r.mu.Lock()
+	d.begun = true
+	r.mu.Unlock()
 	err := r.run(ctx, id)
 	switch {
 	case err == nil, errors.Is(err, broker.ErrSuspended):

@@ -60,7 +60,8 @@ func (fakeWorld) PlanProbe(connectors.Call, connectors.Plan) (connectors.Plan, *
 func (fakeWorld) Probe(context.Context, grant.Permit, connectors.Call, connectors.Plan, connectors.Plan) broker.Outcome {
 	return broker.Outcome{}
 }
-func (fakeWorld) Preview(string, connectors.Plan) host.Preview { return host.Preview{} }
+func (fakeWorld) Ready(context.Context, connectors.Plan) *abi.Denial { return nil }
+func (fakeWorld) Preview(string, connectors.Plan) host.Preview       { return host.Preview{} }
 
 // fakeSpawner starts workers that follow a script each.
 type fakeSpawner struct {
@@ -166,15 +167,24 @@ func benchAt(t *testing.T, s *fakeSpawner, clock func() time.Time) *bench {
 
 func benchIn(t *testing.T, s *fakeSpawner, clock func() time.Time, world broker.World) *bench {
 	t.Helper()
+	return benchWith(t, s, func(c *workspace.Config) {
+		c.Now, c.World = clock, func(*config.Workspace) (broker.World, error) { return world, nil }
+	})
+}
+
+// benchWith lets a test change the configuration.
+func benchWith(t *testing.T, s *fakeSpawner, change func(*workspace.Config)) *bench {
+	t.Helper()
 	if s.ready == "" {
 		s.ready = engine
 	}
 	dir := filepath.Join(t.TempDir(), "team")
 	c := workspace.Config{
 		Name: "team", Dir: dir, Postgres: storetest.Config(t, dir, "team"), Operator: &config.Operator{Version: 1, Owner: config.Owner{Name: "Ann", Email: "ann@localhost"}},
-		World:    func(*config.Workspace) (broker.World, error) { return world, nil },
-		Compiler: fakeCompiler{}, Spawner: s, Now: clock, Log: slog.New(slog.DiscardHandler),
+		World:    func(*config.Workspace) (broker.World, error) { return fakeWorld{}, nil },
+		Compiler: fakeCompiler{}, Spawner: s, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	}
+	change(&c)
 	w, err := workspace.Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -110,9 +110,14 @@ func (tx *Tx) Runs(limit int) ([]Run, error) {
 	return tx.runs(`SELECT `+runColumns+` FROM run WHERE ws = ? ORDER BY created_at DESC, run_id DESC LIMIT ?`, tx.ws, limit)
 }
 
-// Busy lists the runs that are to be driven: queued, or cut off while running.
+// Busy lists the runs that were cut off while they were running.
 func (tx *Tx) Busy() ([]host.RunID, error) {
-	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state IN ('queued','running') ORDER BY created_at, run_id`, tx.ws)
+	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state = 'running' ORDER BY created_at, run_id`, tx.ws)
+}
+
+// MakeDue lets every run that waits for something be looked at again.
+func (tx *Tx) MakeDue(kind host.WaitKind, now time.Time) error {
+	return tx.exec(`UPDATE run SET wake_at = ? WHERE ws = ? AND state = 'waiting' AND wait_kind = ?`, now.UnixMilli(), tx.ws, kind)
 }
 
 // Pins lists what the runs that have not ended need of a host.
@@ -136,14 +141,14 @@ func (tx *Tx) Waiting(kind host.WaitKind) ([]host.RunID, error) {
 	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state = 'waiting' AND wait_kind = ? ORDER BY created_at, run_id`, tx.ws, kind)
 }
 
-// Due lists the waiting runs that can go on: their time has come, or what they
-// asked a person is not pending any more.
-func (tx *Tx) Due(now time.Time) ([]host.RunID, error) {
-	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state = 'waiting' AND (
+// Due lists at most limit runs that can go on, the oldest first: they are queued,
+// their time has come, or what they asked a person is not pending any more.
+func (tx *Tx) Due(now time.Time, limit int) ([]host.RunID, error) {
+	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND (state = 'queued' OR state = 'waiting' AND (
 			(wait_kind <> 'approval' AND wake_at BETWEEN 1 AND ?) OR
 			(wait_kind = 'approval' AND NOT EXISTS (
-				SELECT 1 FROM approval a WHERE a.ws = run.ws AND a.run_id = run.run_id AND a.state = 'pending')))
-		ORDER BY created_at, run_id`, tx.ws, now.UnixMilli())
+				SELECT 1 FROM approval a WHERE a.ws = run.ws AND a.run_id = run.run_id AND a.state = 'pending'))))
+		ORDER BY created_at, run_id LIMIT ?`, tx.ws, now.UnixMilli(), limit)
 }
 
 func (tx *Tx) runIDs(query string, args ...any) (list []host.RunID, err error) {

@@ -128,7 +128,7 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 	for _, id := range voided {
 		w.runner.Wake(id)
 	}
-	return api.ApplyResult{Version: policy.Version, Grants: len(grants), Changes: changes}, w.runner.WakeBudget()
+	return api.ApplyResult{Version: policy.Version, Grants: len(grants), Changes: changes}, w.runner.Recheck()
 }
 
 // checkConfig holds a configuration to this workspace and its operator.

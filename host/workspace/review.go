@@ -55,7 +55,7 @@ func (w *Workspace) Decide(ctx context.Context, c host.Caller, id host.ApprovalI
 		if err != nil {
 			return err
 		}
-		if a, err = approval.Answer(tx, w.keys, id, c, word, rules, now); err != nil {
+		if a, err = approval.Answer(tx, w.keys, id, c, word, rules, w.expiry()); err != nil {
 			return err
 		}
 		run, err := tx.Run(a.Run)

@@ -27,6 +27,7 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/approval"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
@@ -66,6 +67,8 @@ type Workspace struct {
 	rules  atomic.Pointer[broker.Rules]
 	owner  host.Principal
 
+	expiry func() time.Time // what approvals expire by
+
 	apply sync.Mutex // one change of configuration at a time
 }
 
@@ -80,7 +83,7 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 	if err := os.Chmod(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("workspace: %w", err)
 	}
-	w := &Workspace{Config: c, world: &world{}}
+	w := &Workspace{Config: c, world: &world{}, expiry: approval.NewClock(c.Now).Now}
 	if w.store, err = openStore(ctx, c); err != nil {
 		return nil, err
 	}
@@ -101,9 +104,13 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 	if w.shelf, err = module.NewShelf(filepath.Join(c.Dir, "modules"), w.keys, w.store, c.Compiler); err != nil {
 		return nil, err
 	}
-	w.broker = broker.New(broker.Config{Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now})
+	w.broker = broker.New(broker.Config{
+		Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now, Expiry: w.expiry,
+		DoubtLife: c.Operator.Waits.UnknownFor, KeepWorker: c.Operator.Waits.Keep(),
+	})
 	w.runner = runner.New(runner.Config{
-		Store: w.store, Keys: w.keys, Shelf: w.shelf, Broker: w.broker, Spawner: c.Spawner, Now: c.Now, Log: c.Log, Workers: max(c.Operator.Workers, 1),
+		Store: w.store, Keys: w.keys, Shelf: w.shelf, Broker: w.broker, Spawner: c.Spawner, Now: c.Now, Expiry: w.expiry, Log: c.Log, Workers: max(c.Operator.Workers, 1),
+		Wakes: c.Operator.Waits.Wakes,
 	})
 	go func() { // whoever lost the workspace must not finish what is under way
 		<-w.store.Failed()
@@ -276,6 +283,10 @@ func (w *world) PlanProbe(c connectors.Call, p connectors.Plan) (connectors.Plan
 
 func (w *world) Probe(ctx context.Context, permit grant.Permit, c connectors.Call, p, probe connectors.Plan) broker.Outcome {
 	return w.now().Probe(ctx, permit, c, p, probe)
+}
+
+func (w *world) Ready(ctx context.Context, p connectors.Plan) *abi.Denial {
+	return w.now().Ready(ctx, p)
 }
 
 func (w *world) Preview(op string, p connectors.Plan) host.Preview { return w.now().Preview(op, p) }

@@ -1,0 +1,219 @@
+package broker_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/store"
+)
+
+// steps are what a program of these tests is made of: one of each replay class, and
+// what has none.
+var steps = map[string]func(to string) []byte{
+	"read":   func(to string) []byte { return use(abi.OpToolCall, "notes.read", to, 0) },
+	"model":  func(to string) []byte { return use(abi.OpSend, "model.ask", to, 10) },
+	"blind":  func(to string) []byte { return use(abi.OpSend, "mail.send", to, 10) },
+	"keyed":  func(to string) []byte { return use(abi.OpSend, "docs.write", to, 10) },
+	"probe":  func(to string) []byte { return use(abi.OpSend, "box.send", to, 10) },
+	"put":    func(to string) []byte { return use(abi.OpSend, "page.put", to, 0) },
+	"time":   func(string) []byte { return request(abi.OpTimeNow, "{}") },
+	"memory": func(to string) []byte { return request(abi.OpKVPut, fmt.Sprintf(`{"key":%q,"value":1}`, to)) },
+	"sleep":  func(string) []byte { return request(abi.OpTimeSleep, `{"ms":5000}`) },
+	"batch": func(to string) []byte {
+		return request(abi.OpBatch, fmt.Sprintf(`{"requests":[%s,%s]}`, use(abi.OpToolCall, "notes.read", to, 0), use(abi.OpSend, "mail.send", to, 0)))
+	},
+}
+
+// failpoint stops the host when it has been passed often enough.
+type failpoint struct{ passed, at int }
+
+type stopped struct{}
+
+func (f *failpoint) pass() {
+	if f.passed++; f.passed == f.at {
+		panic(stopped{})
+	}
+}
+
+// play runs a program to its end. The host is stopped at the points of crashes, each
+// counted from the stop before it; a truthful person answers whatever is asked.
+func play(t *testing.T, program []string, crashes []int) (h *house, keys map[string]string, points int) {
+	t.Helper()
+	h = newHouse(t)
+	h.start(500)
+	fp := &failpoint{}
+	arrived := map[string]bool{} // what the other side has, by operation and destination
+	arm := func() {
+		fp.at = 0
+		if len(crashes) > 0 {
+			fp.at, crashes = fp.passed+crashes[0], crashes[1:]
+		}
+		h.door.Now = func() time.Time { fp.pass(); return h.now }
+	}
+	found := false
+	h.world.found = &found
+	h.world.before = func(connectors.Call) { fp.pass() }
+	h.world.hook = func(s sent) {
+		arrived[s.operation+s.to] = true
+		fp.pass()
+	}
+	arm()
+	for n := 1; n <= len(program); {
+		to := fmt.Sprintf("to%d", n)
+		raw := steps[program[n-1]](to)
+		found = arrived["box.send"+to]
+		err, crashed := attempt(h, uint32(n), raw)
+		switch {
+		case crashed:
+			h.crash()
+			arm()
+			n = 1 // replayed: what had no effect may be lost
+		case errors.Is(err, broker.ErrSuspended):
+			h.help(arrived)
+		case err != nil:
+			t.Fatalf("%v: call %d: %v", program, n, err)
+		default:
+			n++
+		}
+	}
+	h.door.Now = func() time.Time { return h.now }
+	keys = map[string]string{}
+	count := map[string]int{}
+	for _, s := range h.world.performed {
+		what := s.operation + s.to
+		count[what]++
+		// The key is the run's own: what must not change is that all attempts share it.
+		if k, ok := keys[what]; ok && k != s.key {
+			t.Errorf("%v: %s left with two keys", program, what)
+		}
+		keys[what] = s.key
+		if exact := strings.HasPrefix(what, "mail.send") || strings.HasPrefix(what, "box.send"); exact && count[what] > 1 {
+			t.Errorf("%v: %s was sent %d times", program, what, count[what])
+		}
+	}
+	return h, keys, fp.passed
+}
+
+// attempt makes a call that the host may not survive.
+func attempt(h *house, n uint32, raw []byte) (err error, crashed bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(stopped); !ok {
+				panic(r)
+			}
+			crashed = true
+		}
+	}()
+	r, err := h.door.Do(h.t.Context(), h.s, n, raw)
+	if err == nil && !strings.HasPrefix(string(r.Bytes), `{"ok"`) {
+		err = fmt.Errorf("it was refused: %s", r.Bytes)
+	}
+	return err, false
+}
+
+// help gives a run what it waits for.
+func (h *house) help(arrived map[string]bool) {
+	h.t.Helper()
+	var row store.Run
+	var open []store.Approval
+	h.read(func(tx *store.Tx) (err error) {
+		if row, err = tx.Run(h.run); err != nil {
+			return err
+		}
+		open, err = tx.Approvals(host.ApprovalPending)
+		return err
+	})
+	switch row.Wait {
+	case host.WaitApproval:
+		for _, a := range open {
+			h.answer(a.Call, true)
+		}
+	case host.WaitTimer:
+		h.now = row.WakeAt
+	case host.WaitUnknown:
+		now := h.door.Now
+		h.resume()
+		e := h.s.Log.InDoubt()
+		said := host.DidNotHappen
+		if arrived[e.Body.Operation+e.Plan.Destination] {
+			said = host.Happened
+		}
+		h.resolve(said)
+		h.door.Now = now
+	case host.WaitBudget, host.WaitConnector, host.WaitPinned:
+		h.t.Fatalf("the run waits for %s", row.Wait)
+	}
+	h.resume()
+}
+
+// settled holds the end of a run that was stopped to that of one that was not.
+func settled(t *testing.T, h *house, keys, want map[string]string) {
+	t.Helper()
+	if len(keys) != len(want) {
+		t.Errorf("%d effects left, without a stop %d", len(keys), len(want))
+	}
+	for what := range want {
+		if keys[what] == "" {
+			t.Errorf("%s did not leave", what)
+		}
+	}
+	for _, v := range broker.Views(h.s.Log.Entries()) {
+		if v.Outcome != "ok" {
+			t.Errorf("call %d ended %s", v.Call, v.Outcome)
+		}
+	}
+	if got := h.totals(); got.Reserved != 0 {
+		t.Errorf("%+v", got)
+	}
+	if b := h.books(); b.InDoubt() != 0 {
+		t.Errorf("%d effects are in doubt", b.InDoubt())
+	}
+}
+
+// The host stops at every point between two of its steps, once each: before and after
+// each record, before and after each send.
+func TestAStopAtEveryPointEndsTheSame(t *testing.T) {
+	program := []string{"read", "blind", "time", "keyed", "probe", "model", "put", "batch", "sleep", "memory"}
+	_, want, points := play(t, program, nil)
+	if points < 40 {
+		t.Fatalf("only %d points", points)
+	}
+	for at := 1; at <= points; at++ {
+		h, keys, _ := play(t, program, []int{at})
+		settled(t, h, keys, want)
+		if t.Failed() {
+			t.Fatalf("stopped at point %d of %d", at, points)
+		}
+	}
+}
+
+// Any program, stopped any number of times, also while it makes good an earlier stop.
+func TestAnyProgramThatIsStoppedEndsTheSame(t *testing.T) {
+	// Each check is a few dozen commits that reach the disk.
+	if err := flag.Set("rapid.checks", "25"); err != nil {
+		t.Fatal(err)
+	}
+	names := slices.Sorted(maps.Keys(steps)) // sorted, so that a failure can be repeated
+	rapid.Check(t, func(rt *rapid.T) {
+		program := rapid.SliceOfN(rapid.SampledFrom(names), 1, 4).Draw(rt, "program")
+		crashes := rapid.SliceOfN(rapid.IntRange(1, 12), 0, 4).Draw(rt, "crashes")
+		_, want, _ := play(t, program, nil)
+		h, keys, _ := play(t, program, crashes)
+		settled(t, h, keys, want)
+		if t.Failed() {
+			rt.Fatalf("%v stopped at %v", program, crashes)
+		}
+	})
+}

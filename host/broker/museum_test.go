@@ -1,0 +1,249 @@
+package broker_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
+)
+
+// The museum: testdata/journals holds what each release wrote. README.md there says
+// how a release adds to it.
+const museum = "../../testdata/journals"
+
+// exhibit is one journal as it was stored, with the test keys that open it.
+type exhibit struct {
+	Keyset        json.RawMessage // a test's, made for this file
+	Row           store.Run
+	Module, Image abi.Digest // which the row's JSON leaves out
+	Records       []store.Record
+	Requests      []string // of the guest, from call 1 on
+	Replies       []string // exactly what it got
+}
+
+// recorders make the journals of the museum.
+var recorders = map[string]func(h *house) [][]byte{
+	"plain": func(h *house) [][]byte {
+		list := [][]byte{request(abi.OpTimeNow, "{}"), use(abi.OpToolCall, "notes.read", "a", 0), request(abi.OpKVPut, `{"key":"k","value":1}`), use(abi.OpSend, "model.ask", "a", 10)}
+		for i, raw := range list {
+			h.ok(uint32(i+1), raw)
+		}
+		return list
+	},
+	"approval": func(h *house) [][]byte {
+		raw := use(abi.OpSend, "mail.send", "bob", 0)
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, true)
+		h.resume()
+		h.ok(1, raw)
+		return [][]byte{raw}
+	},
+	"batch": func(h *house) [][]byte {
+		raw := steps["batch"]("bob")
+		part := journal.Part(1, 1)
+		if _, err := h.door.Do(h.t.Context(), h.s, 1, raw); err == nil {
+			h.t.Error("the batch did not wait")
+		}
+		h.answer(part, true)
+		h.resume()
+		h.ok(1, raw)
+		return [][]byte{raw}
+	},
+	"sleep": func(h *house) [][]byte {
+		raw := request(abi.OpTimeSleep, `{"ms":5000}`)
+		h.waits(1, raw, host.WaitTimer)
+		h.now = h.now.Add(5 * time.Second)
+		h.resume()
+		h.ok(1, raw)
+		return [][]byte{raw}
+	},
+	"denied": func(h *house) [][]byte {
+		raw, no := use(abi.OpToolCall, "notes.read", "../a", 0), use(abi.OpSend, "mail.send", "bob", 0)
+		h.refused(1, raw, abi.Scope)
+		h.waits(2, no, host.WaitApproval)
+		h.answer(2, false)
+		h.resume()
+		h.refused(2, no, abi.ApprovalRejected)
+		return [][]byte{raw, no}
+	},
+	"unknown-resolved": func(h *house) [][]byte {
+		raw := use(abi.OpSend, "mail.send", "bob", 10)
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, true)
+		h.resume()
+		h.dies(1, raw)
+		h.waits(1, raw, host.WaitUnknown)
+		h.resolve(host.Happened)
+		h.ok(1, raw)
+		return [][]byte{raw}
+	},
+}
+
+func record(t *testing.T, name string) (x exhibit) {
+	t.Helper()
+	h := newHouse(t)
+	for _, raw := range recorders[name](h) {
+		x.Requests = append(x.Requests, string(raw))
+	}
+	h.must(h.s.Flush(t.Context(), h.store))
+	for i, raw := range x.Requests {
+		r, err := h.door.Do(t.Context(), h.s, uint32(i+1), []byte(raw))
+		h.must(err)
+		x.Replies = append(x.Replies, string(r.Bytes))
+	}
+	h.read(func(tx *store.Tx) (err error) {
+		if x.Row, err = tx.Run(h.run); err != nil {
+			return err
+		}
+		x.Module, x.Image = x.Row.Module, x.Row.Image
+		x.Records, err = tx.Records(h.run)
+		return err
+	})
+	var err error
+	x.Keyset, err = os.ReadFile(filepath.Join(h.path, "keys"))
+	h.must(err)
+	return x
+}
+
+// open verifies an exhibit's chain and unseals it.
+func (x *exhibit) open(t *testing.T) (*journal.Log, *vault.RunKey) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(path, x.Keyset, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := vault.OpenKeyset(path, "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Row.Module, x.Row.Image = x.Module, x.Image
+	key, err := keys.OpenRunKey(x.Row.ID, x.Row.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := journal.Open(&x.Row, key, x.Records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log, key
+}
+
+// shape is what a reader of a journal relies on: kinds, calls, versions, and which
+// fields a body has. The values are new in each recording.
+func (x *exhibit) shape(t *testing.T) (list []string) {
+	t.Helper()
+	_, key := x.open(t)
+	for _, r := range x.Records {
+		plain, err := key.Open(vault.Slot{Table: "journal", Column: "body", Row: string(x.Row.ID) + "/" + itoa(r.Seq), Version: r.Version}, r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := map[int]any{}
+		if err := cbor.Unmarshal(plain, &fields); err != nil {
+			t.Fatal(err)
+		}
+		var names []int
+		for n := range fields {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+		b, err := json.Marshal([]any{r.Kind, r.Call, r.Version, names})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, string(b))
+	}
+	return list
+}
+
+func itoa(n int64) string { b, _ := json.Marshal(n); return string(b) }
+
+// Every journal that a release wrote is answered from by this binary, byte for byte.
+// With MUSEUM=<release> the journals of this binary are added first.
+func TestTheMuseumIsReplayed(t *testing.T) {
+	if release := os.Getenv("MUSEUM"); release != "" {
+		for name := range recorders {
+			b, err := json.MarshalIndent(record(t, name), "", " ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(filepath.Join(museum, release), 0o755); err != nil { //nolint:gosec // part of the source
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(museum, release, name+".json"), append(b, '\n'), 0o644); err != nil { //nolint:gosec // part of the source
+				t.Fatal(err)
+			}
+		}
+	}
+	list, err := filepath.Glob(filepath.Join(museum, "*", "*.json"))
+	if err != nil || len(list) < len(recorders) {
+		t.Fatalf("%d journals, %v", len(list), err)
+	}
+	h := newHouse(t)
+	h.rules.Policy = &grant.Policy{} // nothing is decided again
+	for _, path := range list {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var x exhibit
+		if err := json.Unmarshal(b, &x); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		log, key := x.open(t)
+		s := &broker.Session{Run: x.Row.Run, Log: log, Key: key, Held: label.Clean()}
+		for i, raw := range x.Requests {
+			r, err := h.door.Do(t.Context(), s, uint32(i+1), []byte(raw))
+			if err != nil || string(r.Bytes) != x.Replies[i] {
+				t.Errorf("%s: call %d: %s, %v\nrecorded %s", path, i+1, r.Bytes, err, x.Replies[i])
+			}
+		}
+		if log.Pending() != 0 {
+			t.Errorf("%s: the replay wrote", path)
+		}
+		if len(x.Requests) > 0 {
+			if _, err := h.door.Do(t.Context(), &broker.Session{Run: x.Row.Run, Log: log, Key: key}, 1, []byte(strings.Replace(x.Requests[0], `"v":1`, `"v":2`, 1))); err == nil {
+				t.Errorf("%s: another request was answered", path)
+			}
+		}
+	}
+	h.performed(0)
+}
+
+// What this binary writes has the form of what is in the museum under the newest
+// release. If it has not, the records' version grows and a new release is added.
+func TestTheRecorderStillMakesWhatIsInTheMuseum(t *testing.T) {
+	releases, err := filepath.Glob(filepath.Join(museum, "v*"))
+	if err != nil || len(releases) == 0 {
+		t.Fatal("the museum is empty", err)
+	}
+	newest := slices.Max(releases)
+	for name := range recorders {
+		b, err := os.ReadFile(filepath.Join(newest, name+".json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var old exhibit
+		if err := json.Unmarshal(b, &old); err != nil {
+			t.Fatal(err)
+		}
+		now := record(t, name)
+		if was, is := old.shape(t), now.shape(t); !slices.Equal(was, is) {
+			t.Errorf("%s was\n%s\nand is\n%s", name, strings.Join(was, "\n"), strings.Join(is, "\n"))
+		}
+	}
+}
