@@ -451,7 +451,7 @@ func TestEveryMethod(t *testing.T) {
 			is("Pins", pins, []host.Pins{{Run: "run_1", Skill: "s", State: host.StateQueued, Engine: "e", ABI: abi.Version, Module: strings.Repeat("00", 32)}})
 			is("Pins", err3, nil)
 			busy, err3 := tx.Busy()
-			is("Busy", busy, []host.RunID{"run_1"})
+			is("Busy", busy, []host.RunID(nil))
 			rec := []store.Record{
 				{Seq: 1, Call: 1, Kind: "CALL", Version: 1, Time: at, Body: []byte("b"), Label: []byte("l"), Chain: abi.Digest{2}},
 				{Seq: 2, Call: 1, Kind: "RESULT", Version: 1, Time: at, Body: []byte("c"), Label: []byte("l"), Chain: abi.Digest{3}},
@@ -466,7 +466,8 @@ func TestEveryMethod(t *testing.T) {
 			is("SetState", tx.SetState("run_1", host.StateRunning, "", time.Time{}, at, host.StateQueued), host.ErrConflict)
 			waiting, err6 := tx.Waiting(host.WaitBudget)
 			is("Waiting", waiting, []host.RunID{"run_1"})
-			due, err7 := tx.Due(at, 1000)
+			due, err7 := tx.Due(at, 5)
+			is("MakeDue", tx.MakeDue(host.WaitBudget, at), nil)
 			is("Due", due, []host.RunID{"run_1"})
 			return errors.Join(err, err2, err3, err4, err5, err6, err7)
 		})
