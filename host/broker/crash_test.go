@@ -186,13 +186,15 @@ func settled(t *testing.T, h *house, keys, want map[string]string) {
 // each record, before and after each send.
 func TestAStopAtEveryPointEndsTheSame(t *testing.T) {
 	for _, program := range [][]string{{"read", "blind", "time"}, {"keyed"}, {"probe"}, {"put"}, {"model", "memory"}, {"batch"}, {"time", "sleep"}} {
-		_, want, points := play(t, program, nil)
+		h, want, points := play(t, program, nil)
+		h.close()
 		if points < 4 {
 			t.Fatalf("%v: only %d points", program, points)
 		}
 		for at := 1; at <= points; at++ {
 			h, keys, _ := play(t, program, []int{at})
 			settled(t, h, keys, want)
+			h.close()
 			if t.Failed() {
 				t.Fatalf("%v: stopped at point %d of %d", program, at, points)
 			}
@@ -203,16 +205,21 @@ func TestAStopAtEveryPointEndsTheSame(t *testing.T) {
 // Any program, stopped any number of times, also while it makes good an earlier stop.
 func TestAnyProgramThatIsStoppedEndsTheSame(t *testing.T) {
 	// Each check is a few dozen commits that reach the disk.
-	if err := flag.Set("rapid.checks", "10"); err != nil {
+	checks := flag.Lookup("rapid.checks").Value
+	before := checks.String()
+	if err := checks.Set("10"); err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = checks.Set(before) }()
 	names := slices.Sorted(maps.Keys(steps)) // sorted, so that a failure can be repeated
 	rapid.Check(t, func(rt *rapid.T) {
 		program := rapid.SliceOfN(rapid.SampledFrom(names), 1, 4).Draw(rt, "program")
 		crashes := rapid.SliceOfN(rapid.IntRange(1, 12), 0, 4).Draw(rt, "crashes")
-		_, want, _ := play(t, program, nil)
+		h, want, _ := play(t, program, nil)
+		h.close()
 		h, keys, _ := play(t, program, crashes)
 		settled(t, h, keys, want)
+		h.close()
 		if t.Failed() {
 			rt.Fatalf("%v stopped at %v", program, crashes)
 		}

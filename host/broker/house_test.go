@@ -163,10 +163,14 @@ func newHouse(t *testing.T) *house {
 	h.keys, err = vault.OpenKeyset(filepath.Join(h.path, "keys"), "acme")
 	h.must(err)
 	h.open()
-	t.Cleanup(func() { _ = h.store.Close() })
+	t.Cleanup(h.close)
 	h.start(500)
 	return h
 }
+
+// close gives the house's connections back before the test ends, where it has many
+// houses. Closing it again is harmless.
+func (h *house) close() { _ = h.store.Close() }
 
 func (h *house) must(err error) {
 	h.t.Helper()

@@ -330,6 +330,7 @@ func (s *Server) Database(t testing.TB, name string, all ...host.Workspace) *Dat
 	d.Admin, err = sql.Open("pgx", s.url("boss", name))
 	must(err)
 	d.Admin.SetMaxOpenConns(2)
+	d.Admin.SetMaxIdleConns(-1) // a test may have many databases, and the server has 60 connections
 	t.Cleanup(func() { _ = d.Admin.Close() })
 	return d
 }
