@@ -159,6 +159,9 @@ func round(f float64) float64 { return math.Round(f*1000) / 1000 }
 // report prints a figure. most is the target in the line's unit, or for a ratio if
 // relative; 0 means that there is none.
 func (b *bench) report(name string, unit time.Duration, samples []time.Duration, p peer, most float64, relative bool) error {
+	if len(samples) == 0 {
+		return fmt.Errorf("%s: nothing was measured", name)
+	}
 	l := Line{Name: name, Unit: map[time.Duration]string{time.Microsecond: "us", time.Millisecond: "ms"}[unit], P50: at(samples, 50, unit), P99: at(samples, 99, unit), N: len(samples)}
 	if p.p50 > 0 {
 		l.Peer, l.PeerP50, l.Ratio = p.name, round(p.p50), round(l.P50/p.p50)

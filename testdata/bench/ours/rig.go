@@ -43,6 +43,7 @@ func (b *bench) open(ctx context.Context, dir string) (*rig, error) {
 	if err != nil {
 		return nil, err
 	}
+	operator.Waits.KeepWorker = new(time.Duration) // each sleep is to end in a replay
 	r := &rig{clock: &clock{s: b.spawner}, dir: dir}
 	r.Workspace, err = workspace.Open(ctx, workspace.Config{
 		Name: rigName, Dir: dir, Operator: operator, Compiler: compiler{b.spawner}, Spawner: r.clock, Confinement: "bench",
@@ -68,7 +69,7 @@ func (r *rig) push(ctx context.Context, upload []byte, granted bool) (string, er
 	if err != nil || !granted {
 		return s.Name, err
 	}
-	text := fmt.Sprintf("version: 1\nworkspace: %s\ncap_usd: \"100\"\ngrants:\n  - {skill: %s, operation: %s, resource: \"bench:**\"}\n", rigName, s.Name, meter)
+	text := fmt.Sprintf("version: 1\nworkspace: %s\ncap_usd: \"100\"\nidentical_calls: 10000\ngrants:\n  - {skill: %s, operation: %s, resource: \"bench:**\"}\n", rigName, s.Name, meter)
 	_, err = r.Apply(ctx, r.owner, api.ApplyInput{Config: text})
 	return s.Name, err
 }
@@ -217,6 +218,16 @@ func (still) Plan(_ context.Context, c connectors.Call) (connectors.Plan, *abi.D
 
 func (still) Perform(context.Context, grant.Permit, connectors.Call, connectors.Plan, func(string)) broker.Outcome {
 	return broker.Outcome{Result: connectors.Result{Reply: struct{}{}, Provenance: connectors.Provenance{Internal: true, Readers: []string{"workspace"}}, Cost: new(abi.MicroUSD)}}
+}
+
+func (still) Ready(context.Context, connectors.Plan) *abi.Denial { return nil }
+
+func (still) PlanProbe(connectors.Call, connectors.Plan) (connectors.Plan, *abi.Denial) {
+	return connectors.Plan{}, abi.Deny(abi.Unsupported, "nothing can be looked for", "")
+}
+
+func (still) Probe(context.Context, grant.Permit, connectors.Call, connectors.Plan, connectors.Plan) broker.Outcome {
+	return broker.Outcome{}
 }
 
 func (still) Preview(string, connectors.Plan) host.Preview { return host.Preview{} }
