@@ -140,6 +140,14 @@ type Plan struct {
 	MaxAnswer int64
 }
 
+// TimeLimit is how long the attempt may take.
+func (p Plan) TimeLimit() time.Duration {
+	if p.Timeout == 0 {
+		return DefaultTimeout
+	}
+	return p.Timeout
+}
+
 const (
 	DefaultTimeout = 30 * time.Second
 	DefaultAnswer  = 4 << 20

@@ -104,7 +104,7 @@ func (e *env) decide(id host.ApprovalID, in api.Decision) error {
 		}
 		in.Digest = v.Digest
 	}
-	v, err := c.Answer(e.ctx, id, in)
+	v, err := c.Decide(e.ctx, id, in)
 	if err != nil {
 		return err
 	}

@@ -254,7 +254,7 @@ func (d demoCmd) approve(e *env, c *client.Client, id host.ApprovalID) error {
 	e.printf("\n")
 	e.approval(v)
 	if d.Yes {
-		if _, err := c.Decide(e.ctx, id, api.Approve, v.Digest); err != nil {
+		if _, err := c.Decide(e.ctx, id, api.Decision{Decision: api.Approve, Digest: v.Digest}); err != nil {
 			return err
 		}
 		e.printf("approved with the owner's token\n\n")
@@ -286,7 +286,7 @@ func (d demoCmd) ask(e *env, c *client.Client, id host.ApprovalID, digest string
 	if strings.EqualFold(strings.TrimSpace(line), "y") {
 		answer = api.Approve
 	}
-	if _, err := c.Decide(e.ctx, id, answer, digest); err != nil {
+	if _, err := c.Decide(e.ctx, id, api.Decision{Decision: answer, Digest: digest}); err != nil {
 		fmt.Fprintln(e.err, "monroe:", err)
 	}
 }

@@ -31,12 +31,12 @@ func TestLinuxRulesThatChangeUnderAQuestion(t *testing.T) {
 
 	id = d.start("digest", `{"folder":"docs"}`)
 	a = d.asked(id)
-	_, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest)
+	_, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest})
 	var p *client.Problem
 	if !errors.As(err, &p) || p.Code != "APPROVER" {
 		t.Errorf("the requester's own yes: %v", err)
 	}
-	if _, err := d.Decide(d.ctx(), a.ID, api.Reject, a.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Reject, Digest: a.Digest}); err != nil {
 		t.Errorf("the requester's no: %v", err)
 	}
 	d.finished(id)
@@ -44,7 +44,7 @@ func TestLinuxRulesThatChangeUnderAQuestion(t *testing.T) {
 	d.apply(good + "approvers: [{operation: \"*\", roles: [owner]}]\n")
 	id = d.start("digest", `{"folder":"docs"}`)
 	a = d.asked(id)
-	if _, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
 		t.Error(err)
 	}
 	if v := d.finished(id); v.State != host.StateSucceeded || len(d.mails()) != 1 {

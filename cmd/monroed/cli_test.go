@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
 )
 
 // TestLinuxCommandLine goes the whole way with commands alone, and looks at their exit
@@ -89,7 +90,7 @@ func TestLinuxANoSticks(t *testing.T) {
 		id := d.start("digest", `{"folder":"docs"}`)
 		if i < 3 {
 			a := d.asked(id)
-			if _, err := d.Decide(d.ctx(), a.ID, "reject", a.Digest); err != nil {
+			if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: "reject", Digest: a.Digest}); err != nil {
 				t.Fatal(err)
 			}
 		}

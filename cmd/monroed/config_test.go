@@ -46,7 +46,7 @@ func TestLinuxChangedModuleHoldsNoGrants(t *testing.T) {
 	d.apply(d.config(digestGrants...)) // carries the grants over to the new bytes
 	id := d.start("digest", `{"folder":"docs"}`)
 	a := d.asked(id)
-	if _, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
 		t.Fatal(err)
 	}
 	if v := d.finished(id); v.State != host.StateSucceeded || len(d.mails()) != 1 {

@@ -280,7 +280,7 @@ func TestLinuxHostileGuests(t *testing.T) {
 	if after := d.rss(); after-before > 64<<10 {
 		t.Errorf("the daemon grew from %d to %d KiB", before, after)
 	}
-	if _, err := d.Decide(d.ctx(), question.ID, api.Approve, question.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), question.ID, api.Decision{Decision: api.Approve, Digest: question.Digest}); err != nil {
 		t.Fatal(err)
 	}
 	if v := d.finished(beside); v.State != host.StateSucceeded || len(d.mails()) != 1 {

@@ -60,7 +60,7 @@ func TestLinuxDigestOverPostgresNeedsPostgreSQL(t *testing.T) {
 		}
 		break
 	}
-	if _, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
 		t.Fatal(err)
 	}
 	if v := d.finished(id); v.State != host.StateSucceeded || len(d.mails()) != 1 {

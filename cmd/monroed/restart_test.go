@@ -42,7 +42,7 @@ func TestLinuxKilledWhileARunWaits(t *testing.T) {
 	if err != nil || after.State != host.ApprovalPending || after.Digest != before.Digest || after.Preview.SHA256 != before.Preview.SHA256 {
 		t.Fatalf("after the restart the approval is %+v, %v", after, err)
 	}
-	if _, err := d.Decide(d.ctx(), before.ID, api.Approve, before.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), before.ID, api.Decision{Decision: api.Approve, Digest: before.Digest}); err != nil {
 		t.Fatal(err)
 	}
 	v := d.finished(id)
@@ -63,7 +63,7 @@ func TestLinuxKilledAfterTheYes(t *testing.T) {
 		write(t, d.files+"/plan.md", "# Plan\n\nRound "+string(rune('a'+round))+"?\n") // news for every digest
 		id := d.start("digest", `{"folder":"docs"}`)
 		a := d.asked(id)
-		if _, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest); err != nil {
+		if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
 			t.Fatal(err)
 		}
 		// Up to 60 ms: a run goes on and ends within about that.
@@ -102,7 +102,7 @@ func TestLinuxKilledWhileARunWorks(t *testing.T) {
 	d.kill()
 	d.up()
 	a := d.asked(id)
-	if _, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
 		t.Fatal(err)
 	}
 	if v := d.finished(id); v.State != host.StateSucceeded || len(d.mails()) != 1 {
@@ -117,7 +117,7 @@ func TestLinuxStoppedInGoodOrder(t *testing.T) {
 	a := d.asked(id)
 	d.stop()
 	d.up()
-	if _, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
 		t.Fatal(err)
 	}
 	if v := d.finished(id); v.State != host.StateSucceeded || len(d.mails()) != 1 {
@@ -130,9 +130,9 @@ func TestLinuxRejected(t *testing.T) {
 	d := digest(t)
 	id := d.start("digest", `{"folder":"docs"}`)
 	a := d.asked(id)
-	_, err := d.Decide(d.ctx(), a.ID, api.Reject, wrongDigest)
+	_, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Reject, Digest: wrongDigest})
 	refused(t, err, 409, "APPROVAL_DIGEST")
-	if _, err := d.Decide(d.ctx(), a.ID, api.Reject, a.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Reject, Digest: a.Digest}); err != nil {
 		t.Fatal(err)
 	}
 	v := d.finished(id)
@@ -145,7 +145,7 @@ func TestLinuxRejected(t *testing.T) {
 	if n := len(d.mails()); n != 0 {
 		t.Errorf("%d mails", n)
 	}
-	_, err = d.Decide(d.ctx(), a.ID, api.Approve, a.Digest)
+	_, err = d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest})
 	refused(t, err, 409, "APPROVAL_STATE")
 	d.verified()
 }
@@ -155,20 +155,20 @@ func TestLinuxAnAnswerCountsOnce(t *testing.T) {
 	id := d.start("digest", `{"folder":"docs"}`)
 	a := d.asked(id)
 	for _, digest := range []string{wrongDigest, "", "x", strings.ToUpper(a.Digest)} {
-		_, err := d.Decide(d.ctx(), a.ID, api.Approve, digest)
+		_, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: digest})
 		refused(t, err, 409, "APPROVAL_DIGEST")
 	}
 	if v := d.run(id); v.State != host.StateWaiting {
 		t.Fatalf("the run is %s", v.State)
 	}
-	if _, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest)
+	_, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest})
 	refused(t, err, 409, "APPROVAL_STATE")
-	_, err = d.Decide(d.ctx(), a.ID, api.Reject, a.Digest)
+	_, err = d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Reject, Digest: a.Digest})
 	refused(t, err, 409, "APPROVAL_STATE")
-	_, err = d.Decide(d.ctx(), "appr_00000000000000000000000000", api.Approve, a.Digest)
+	_, err = d.Decide(d.ctx(), "appr_00000000000000000000000000", api.Decision{Decision: api.Approve, Digest: a.Digest})
 	refused(t, err, 404, "APPROVAL")
 	if v := d.finished(id); v.State != host.StateSucceeded || len(d.mails()) != 1 {
 		t.Errorf("the run %s: %s; %d mails", v.State, v.Failure, len(d.mails()))
@@ -185,7 +185,7 @@ func TestLinuxCancelledWhileItWaits(t *testing.T) {
 	if v := d.finished(id); v.State != host.StateCancelled {
 		t.Errorf("the run %s: %s", v.State, v.Failure)
 	}
-	_, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest)
+	_, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest})
 	refused(t, err, 409, "APPROVAL_STATE")
 	refused(t, d.CancelRun(d.ctx(), id), 409, "RUN_ENDED")
 	if n := len(d.mails()); n != 0 {

@@ -18,7 +18,7 @@ func (d *daemon) once() host.RunID {
 	d.t.Helper()
 	id := d.start("digest", `{"folder":"docs"}`)
 	a := d.asked(id)
-	if _, err := d.Decide(d.ctx(), a.ID, api.Approve, a.Digest); err != nil {
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
 		d.t.Fatal(err)
 	}
 	if v := d.finished(id); v.State != host.StateSucceeded {
@@ -181,7 +181,7 @@ func TestLinuxApprovalIsBoundToItsBytes(t *testing.T) {
 			twin.dir = filepath.Join(twin.home, "team")
 			twin.exec(query)
 			twin.up()
-			if _, err := twin.Decide(twin.ctx(), a.ID, api.Approve, a.Digest); err == nil || name == "state" { // then the run goes on
+			if _, err := twin.Decide(twin.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err == nil || name == "state" { // then the run goes on
 				if err := twin.Watch(twin.ctx(), id, 0, func(host.Event) error { return nil }); err != nil {
 					t.Error(err)
 				}

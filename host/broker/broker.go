@@ -111,6 +111,9 @@ func New(c Config) *Broker {
 	if b.Expiry == nil {
 		b.Expiry = b.Now
 	}
+	if b.DoubtLife <= 0 {
+		b.DoubtLife = DefaultDoubtLife
+	}
 	for _, op := range c.World.Operations() {
 		b.ops[op.Name] = op
 	}

@@ -7,7 +7,6 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/journal"
-	"github.com/getmonroe/monroe/host/store"
 )
 
 // connectorLife is how long a run waits for a connector to come back.
@@ -29,20 +28,13 @@ func (b *Broker) waitForConnector(ctx context.Context, s *Session, c *call, past
 		return nil
 	}
 	d := decision{b: b, s: s, c: c, now: now}
-	err := s.write(ctx, b.Store, func(tx *store.Tx) error {
-		if err := d.record(); err != nil {
-			return err
-		}
-		if since.Equal(now) {
-			if err := s.Log.Add(journal.Wait, c.n, now, journal.Body{Why: missing.Reason}, c.held); err != nil {
-				return err
-			}
-		}
-		return tx.SetState(s.Run.ID, host.StateWaiting, host.WaitConnector, until, now, host.StateRunning)
-	})
-	if err != nil {
+	if err := d.record(); err != nil {
 		return err
 	}
-	s.emit(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: c.op.Name + " waits: " + missing.Reason + "; it goes on when the operator has brought it back"})
-	return ErrSuspended
+	if since.Equal(now) {
+		if err := s.Log.Add(journal.Wait, c.n, now, journal.Body{Why: missing.Reason}, c.held); err != nil {
+			return err
+		}
+	}
+	return b.park(ctx, s, host.WaitConnector, until, c.op.Name+" waits: "+missing.Reason+"; it goes on when the operator has brought it back")
 }

@@ -138,7 +138,7 @@ func (d *decision) commit(tx *store.Tx) error {
 		return err
 	}
 	c.attempts++
-	c.invoke.NotAfter = deadline(d.now, c.plan)
+	c.invoke.NotAfter = d.now.Add(c.plan.TimeLimit())
 	err := d.s.Log.Add(journal.Attempt, c.n, d.now, journal.Body{
 		Attempt: c.attempts, Key: c.invoke.Key, NotAfter: c.invoke.NotAfter.UnixNano(), Epoch: tx.Epoch(), Endpoint: c.plan.Frozen.Endpoint(),
 	}, c.held)

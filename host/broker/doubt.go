@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
-	"github.com/getmonroe/monroe/connectors"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/grant"
@@ -75,7 +74,7 @@ func (b *Broker) settleDoubt(ctx context.Context, s *Session, c *call, past *pas
 // byWord does what a person said of an unknown outcome, or waits for it.
 func (b *Broker) byWord(ctx context.Context, s *Session, c *call, d *journal.Doubt) error {
 	said := d.Resolution
-	if until := d.Since.Add(b.doubtLife()); said == "" {
+	if until := d.Since.Add(b.DoubtLife); said == "" {
 		now := b.Now()
 		if now.Before(until) {
 			return b.park(ctx, s, host.WaitUnknown, until, b.remedy(s, c, d.Why))
@@ -136,13 +135,6 @@ func settleOpen(tx *store.Tx, s *Session, c *call, cost *abi.MicroUSD) (sum abi.
 	return sum, err
 }
 
-func (b *Broker) doubtLife() time.Duration {
-	if b.DoubtLife > 0 {
-		return b.DoubtLife
-	}
-	return DefaultDoubtLife
-}
-
 // remedy tells a person what to do about an unknown outcome.
 func (b *Broker) remedy(s *Session, c *call, why string) string {
 	return fmt.Sprintf("%s to %s may have happened: %s. Look there, then: monroe runs resolve %s --happened | --did-not-happen | --abandon", c.op.Name, c.plan.Destination, why, s.Run.ID)
@@ -161,7 +153,7 @@ func (b *Broker) askWhatHappened(ctx context.Context, s *Session, c *call, why s
 	}
 	l.Verdict, l.Detail = "ask", why
 	s.witness(l)
-	return b.park(ctx, s, host.WaitUnknown, now.Add(b.doubtLife()), b.remedy(s, c, why))
+	return b.park(ctx, s, host.WaitUnknown, now.Add(b.DoubtLife), b.remedy(s, c, why))
 }
 
 // waitUntil parks the run for a time that the host chose.
@@ -242,12 +234,4 @@ func (b *Broker) probe(ctx context.Context, s *Session, c *call, why string) err
 // what was reserved, changes nothing outside, and its guest may simply ask again.
 func (c *call) inDoubt() bool {
 	return c.attempted && c.denial != nil && c.denial.Effect == abi.OutcomeMay && c.op.Effect.Asks()
-}
-
-// deadline is the last moment at which a byte of an attempt may leave.
-func deadline(now time.Time, p connectors.Plan) time.Time {
-	if p.Timeout == 0 {
-		return now.Add(connectors.DefaultTimeout)
-	}
-	return now.Add(p.Timeout)
 }

@@ -101,29 +101,22 @@ func (b *Broker) decideOwn(ctx context.Context, s *Session, c *call) error {
 	if !now.Before(wake) {
 		return nil
 	}
-	// A new worker and a replay cost more than a short sleep.
-	keep := wake.Sub(now) <= b.KeepWorker
-	err := s.write(ctx, b.Store, func(tx *store.Tx) error {
-		if !c.recorded {
-			body := journal.Body{Op: c.req.Op, Fingerprint: c.fp, Request: c.raw, Effect: abi.EffectNone, Wake: wake.UnixNano()}
-			if err := s.Log.Add(journal.Call, c.n, c.started, body, c.held); err != nil {
-				return err
-			}
+	if !c.recorded {
+		body := journal.Body{Op: c.req.Op, Fingerprint: c.fp, Request: c.raw, Effect: abi.EffectNone, Wake: wake.UnixNano()}
+		if err := s.Log.Add(journal.Call, c.n, c.started, body, c.held); err != nil {
+			return err
 		}
-		if keep {
-			return nil
-		}
-		return tx.SetState(s.Run.ID, host.StateWaiting, host.WaitTimer, wake, now, host.StateRunning)
-	})
-	if err != nil {
+		c.recorded = true
+	}
+	if wake.Sub(now) > b.KeepWorker {
+		return b.waitUntil(ctx, s, wake, "sleeps until ")
+	}
+	// A new worker and a replay cost more than a short sleep. It is recorded all the
+	// same: after a crash the rest of it is slept.
+	if err := s.Flush(ctx, b.Store); err != nil {
 		return err
 	}
-	if keep { // recorded all the same: after a crash the rest of it is slept
-		c.recorded = true
-		return sleep(ctx, wake.Sub(now))
-	}
-	s.emit(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: "sleeps until " + wake.UTC().Format(time.RFC3339)})
-	return ErrSuspended
+	return sleep(ctx, wake.Sub(now))
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -44,11 +44,9 @@ type attempt struct {
 // Perform sends the frozen bytes of a plan, if the permit covers them, and lets the
 // connector read the answer. emit gets what has arrived so far and may be nil. A
 // failure never comes as an error: every way it can end is an Outcome.
-func (e *Egress) Perform(ctx context.Context, permit Permit, call connectors.Call, p connectors.Plan, emit func(string)) (o Outcome) {
-	start := time.Now()
-	digest, err := p.Digest()
-	if err != nil || permit == nil || !permit.Covers(digest) {
-		return Outcome{Denial: abi.Deny(abi.Denied, "the permit does not cover these bytes", "ask again, so that the call is decided anew")}
+func (e *Egress) Perform(ctx context.Context, permit Permit, call connectors.Call, p connectors.Plan, emit func(string)) Outcome {
+	if denial := covered(permit, p); denial != nil {
+		return Outcome{Denial: denial}
 	}
 	x, ok := e.ops[call.Operation]
 	if !ok {
@@ -60,18 +58,40 @@ func (e *Egress) Perform(ctx context.Context, permit Permit, call connectors.Cal
 	if emit == nil {
 		emit = func(string) {}
 	}
-	timeout := p.Timeout
-	if timeout == 0 {
-		timeout = connectors.DefaultTimeout
+	a := &attempt{e: e, op: x.op, plan: p, emit: emit, notAfter: call.NotAfter, changes: x.op.Effect.Asks() || x.op.Effect == abi.EffectRespond}
+	var result connectors.Result
+	o := a.run(ctx, func(ctx context.Context, answer *connectors.Answer) (denial *abi.Denial) {
+		if result, denial = parse(ctx, x.connector, call, p, answer, a.lost()); denial != nil && denial.Effect == "" {
+			denial.Effect = a.lost()
+		}
+		return denial
+	})
+	if o.Denial == nil {
+		o.Result = result
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	return o
+}
+
+// covered refuses a plan whose frozen bytes are not those of the permit.
+func covered(permit Permit, p connectors.Plan) *abi.Denial {
+	digest, err := p.Digest()
+	if err != nil || permit == nil || !permit.Covers(digest) {
+		return abi.Deny(abi.Denied, "the permit does not cover these bytes", "ask again, so that the call is decided anew")
+	}
+	return nil
+}
+
+// run makes the attempt within its time, lets read take in the answer, and counts
+// the bytes. The Outcome is without a result.
+func (a *attempt) run(ctx context.Context, read func(context.Context, *connectors.Answer) *abi.Denial) (o Outcome) {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, a.plan.TimeLimit())
 	defer cancel()
-	if !call.NotAfter.IsZero() {
+	if !a.notAfter.IsZero() {
 		var over context.CancelFunc
-		ctx, over = context.WithDeadline(ctx, call.NotAfter)
+		ctx, over = context.WithDeadline(ctx, a.notAfter)
 		defer over()
 	}
-	a := &attempt{e: e, op: x.op, plan: p, emit: emit, notAfter: call.NotAfter, changes: x.op.Effect.Asks() || x.op.Effect == abi.EffectRespond}
 	defer func() {
 		for _, f := range a.close {
 			f()
@@ -79,17 +99,10 @@ func (e *Egress) Perform(ctx context.Context, permit Permit, call connectors.Cal
 		o.BytesOut, o.BytesIn, o.Duration = a.out.Load(), a.in.Load(), time.Since(start)
 	}()
 	answer, denial := a.perform(ctx)
-	if denial != nil {
-		return Outcome{Denial: denial}
+	if denial == nil {
+		denial = read(ctx, answer)
 	}
-	result, denial := parse(ctx, x.connector, call, p, answer, a.lost())
-	if denial != nil {
-		if denial.Effect == "" {
-			denial.Effect = a.lost()
-		}
-		return Outcome{Denial: denial}
-	}
-	return Outcome{Result: result}
+	return Outcome{Denial: denial}
 }
 
 func parse(ctx context.Context, c connectors.Connector, call connectors.Call, p connectors.Plan, a *connectors.Answer, lost abi.Outcome) (_ connectors.Result, denial *abi.Denial) {

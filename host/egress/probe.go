@@ -48,9 +48,8 @@ func checkProbe(op connectors.Operation, p connectors.Plan) error {
 // Probe performs a look-up under a permit for exactly its frozen bytes, and lets the
 // connector read what it found: nil is nothing.
 func (e *Egress) Probe(ctx context.Context, permit Permit, call connectors.Call, p, probe connectors.Plan) (found *connectors.Result, o Outcome) {
-	digest, err := probe.Digest()
-	if err != nil || permit == nil || !permit.Covers(digest) {
-		return nil, Outcome{Denial: abi.Deny(abi.Denied, "the permit does not cover these bytes", "")}
+	if denial := covered(permit, probe); denial != nil {
+		return nil, Outcome{Denial: denial}
 	}
 	x, ok := e.ops[call.Operation]
 	if !ok {
@@ -60,26 +59,13 @@ func (e *Egress) Probe(ctx context.Context, permit Permit, call connectors.Call,
 	if !ok || checkProbe(x.op, probe) != nil {
 		return nil, Outcome{Denial: abi.Deny(abi.Internal, "the stored look-up was refused", "")}
 	}
-	timeout := probe.Timeout
-	if timeout == 0 {
-		timeout = connectors.DefaultTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	read := x.op
-	read.Effect = abi.EffectRead
-	a := &attempt{e: e, op: read, plan: probe, emit: func(string) {}}
-	defer func() {
-		for _, f := range a.close {
-			f()
-		}
-		o.BytesOut, o.BytesIn = a.out.Load(), a.in.Load()
-	}()
-	answer, denial := a.perform(ctx)
-	if denial == nil {
+	x.op.Effect = abi.EffectRead
+	a := &attempt{e: e, op: x.op, plan: probe, emit: func(string) {}}
+	o = a.run(ctx, func(ctx context.Context, answer *connectors.Answer) (denial *abi.Denial) {
 		found, denial = readProbe(ctx, prober, call, p, probe, answer)
-	}
-	return found, Outcome{Denial: denial}
+		return denial
+	})
+	return found, o
 }
 
 func readProbe(ctx context.Context, x connectors.Prober, call connectors.Call, p, probe connectors.Plan, a *connectors.Answer) (_ *connectors.Result, denial *abi.Denial) {

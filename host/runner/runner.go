@@ -95,6 +95,9 @@ func New(c Config) *Runner {
 	if c.Wakes == 0 {
 		c.Wakes = 32
 	}
+	if c.Expiry == nil {
+		c.Expiry = c.Now
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	return &Runner{
 		Config: c, ctx: ctx, stop: stop, slots: make(chan struct{}, c.Workers),
@@ -126,12 +129,9 @@ func (r *Runner) Start() error {
 // and answered approvals whose wake-up a crash lost. It is level-triggered: calling
 // it too often is harmless.
 func (r *Runner) Sweep() error {
-	now, expiry := r.Now(), r.Now
-	if r.Expiry != nil {
-		expiry = r.Expiry
-	}
+	now := r.Now()
 	err := r.Store.Write(r.ctx, func(tx *store.Tx) error {
-		_, err := tx.Expired(expiry()) // its runs are due then
+		_, err := tx.Expired(r.Expiry()) // its runs are due then
 		return err
 	})
 	if err != nil {

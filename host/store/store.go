@@ -125,14 +125,14 @@ func (s *Store) withdraw(j *job) bool {
 // lead writes what is queued: whoever comes while a commit is under way shares the
 // next one. It is called by whoever has the turn, and only then is s.conn used.
 func (s *Store) lead() {
-	batch, results, err := s.take(), []error(nil), s.reason()
+	batch, results, err := s.take(), []error(nil), s.Reason()
 	if len(batch) == 0 {
 		return
 	}
 	if err == nil {
 		if results, err = s.commit(batch); err != nil {
 			s.end(err)
-			err = s.reason()
+			err = s.Reason()
 		}
 	}
 	for i, j := range batch {
@@ -176,18 +176,18 @@ func (s *Store) readInTurn(ctx context.Context, fn func(*Tx) error) error {
 		return ctx.Err()
 	}
 	defer func() { <-s.turn }()
-	if err := s.reason(); err != nil {
+	if err := s.Reason(); err != nil {
 		return err
 	}
 	tx := &Tx{ctx: s.life, ws: s.ws, epoch: s.epoch, q: connQuerier{s}}
 	if err := errors.Join(tx.exec("PRAGMA query_only = 1"), tx.exec("BEGIN")); err != nil {
 		s.end(fmt.Errorf("store: begin of a read: %w", err))
-		return s.reason()
+		return s.Reason()
 	}
 	err := run(fn, tx)
 	if end := errors.Join(tx.exec("ROLLBACK"), tx.exec("PRAGMA query_only = 0")); end != nil {
 		s.end(fmt.Errorf("store: end of a read: %w", end))
-		return s.reason()
+		return s.Reason()
 	}
 	return err
 }
@@ -205,7 +205,7 @@ func (s *Store) keep() {
 		case <-s.done:
 			return
 		}
-		if s.lease.isDue() && s.reason() == nil {
+		if s.lease.isDue() && s.Reason() == nil {
 			if _, err := s.commit(nil); err != nil {
 				s.end(err)
 			}
@@ -324,8 +324,9 @@ func (s *Store) end(failure error) {
 	}
 }
 
-// reason is why nothing can be written any more, or nil.
-func (s *Store) reason() error {
+// Reason is why nothing can be written any more: ErrClosed, joined with the cause.
+// Nil before Failed is closed.
+func (s *Store) Reason() error {
 	select {
 	case <-s.done:
 	default:
@@ -340,10 +341,6 @@ func (s *Store) reason() error {
 // Failed is closed when the store has ended, by Close, by a failed commit or because
 // its lease is lost. Reason says which.
 func (s *Store) Failed() <-chan struct{} { return s.done }
-
-// Reason is why nothing can be written any more: ErrClosed, joined with the cause.
-// Nil before Failed is closed.
-func (s *Store) Reason() error { return s.reason() }
 
 // Close waits for the writes in progress and gives the workspace up. Those that wait
 // behind them are refused.

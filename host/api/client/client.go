@@ -229,12 +229,7 @@ func (c *Client) Approval(ctx context.Context, id host.ApprovalID) (api.Approval
 }
 
 // Decide answers an approval.
-func (c *Client) Decide(ctx context.Context, id host.ApprovalID, a api.Answer, digest string) (host.Approval, error) {
-	return c.Answer(ctx, id, api.Decision{Decision: a, Digest: digest})
-}
-
-// Answer answers an approval with all that a person can say.
-func (c *Client) Answer(ctx context.Context, id host.ApprovalID, in api.Decision) (r host.Approval, err error) {
+func (c *Client) Decide(ctx context.Context, id host.ApprovalID, in api.Decision) (r host.Approval, err error) {
 	err = c.request(ctx, http.MethodPost, "/v1/approvals/"+url.PathEscape(string(id))+"/decision", in, &r)
 	return r, err
 }
