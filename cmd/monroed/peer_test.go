@@ -1,84 +1,28 @@
 package main_test
 
 import (
-	"context"
 	"encoding/json"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/egress/peertest"
 )
 
-// aimock relaxes turn numbers and takes the first fixture that matches, so the answer
-// to the tool's result comes first.
+// fixtures are what the model says.
 const fixtures = `{"fixtures":[
  {"match":{"toolCallId":"call_1"},"response":{"content":"The plan asks: shall we ship on Friday?","usage":{"prompt_tokens":200,"completion_tokens":30,"total_tokens":230}}},
  {"match":{"userMessage":"read the plan"},"response":{"toolCalls":[{"id":"call_1","name":"files_read","arguments":{"folder":"docs","path":"plan.md"}}],
   "usage":{"prompt_tokens":120,"completion_tokens":17,"total_tokens":137}}}]}`
 
-// aimock starts the peer and returns its address.
-func aimock(t *testing.T) string {
-	t.Helper()
-	command := os.Getenv("MONROE_AIMOCK")
-	if command == "" {
-		t.Skip("MONROE_AIMOCK is not set: install aimock with .ci/peers.sh")
-	}
-	file := filepath.Join(t.TempDir(), "fixtures.json")
-	write(t, file, fixtures)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	_, port, _ := net.SplitHostPort(address)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	argv := []string{command, "--host", "127.0.0.1", "-p", port, "-f", file, "--chunk-size", "12"}
-	if strings.HasSuffix(command, ".js") {
-		argv = append([]string{"node"}, argv...)
-	}
-	cmd := exec.Command(argv[0], argv[1:]...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/health", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if resp, err := new(http.Client).Do(req); err == nil {
-			_ = resp.Body.Close()
-			return address
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatal("aimock did not begin to answer")
-		case <-tick.C:
-		}
-	}
-}
-
 // TestPeerAssistantAimock lets the assistant do a task with a model that others
 // wrote: a streamed tool call, the file, a streamed answer, and the bill.
 func TestPeerAssistantAimock(t *testing.T) {
 	const key = "sk-test-0123456789abcdef"
-	address := aimock(t)
+	address := peertest.Aimock(t, fixtures)
 	d := newDaemon(t, "model:\n  base_url: http://"+address+"/v1\n  private: true\n  default: acme/one\n  allowed:\n"+
 		"    - {model: acme/one, input_usd_per_million: \"1\", output_usd_per_million: \"3\", max_output_tokens: 1000}\n")
 	d.env = []string{"MONROE_MODEL_KEY=" + key}

@@ -1,14 +1,10 @@
 package egress_test
 
 import (
-	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,78 +14,18 @@ import (
 	"github.com/getmonroe/monroe/connectors/llm"
 	"github.com/getmonroe/monroe/connectors/mail"
 	"github.com/getmonroe/monroe/host/egress"
+	"github.com/getmonroe/monroe/host/egress/peertest"
 	"github.com/getmonroe/monroe/host/vault"
 )
 
-// Peers are servers that others wrote; .ci/peers.sh installs them and prints the
-// variables. Without one its test is skipped by name.
-
-// freePort is a loopback address that was free a moment ago.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
-// start runs a peer until the test ends and waits for its first answer.
-func start(t *testing.T, probe string, command ...string) {
-	t.Helper()
-	cmd := exec.Command(command[0], command[1:]...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, probe, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if resp, err := new(http.Client).Do(req); err == nil {
-			_ = resp.Body.Close()
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s did not begin to answer", command[0])
-		case <-tick.C:
-		}
-	}
-}
-
-// The tool's answer comes first: aimock takes the first fixture that matches, and
-// relaxes turn numbers.
+// fixtures are what the model says.
 const fixtures = `{"fixtures":[
  {"match":{"toolCallId":"call_1"},"response":{"content":"The plan says: ship on Friday, then rest.","usage":{"prompt_tokens":200,"completion_tokens":30,"total_tokens":230,"cost":0.0010000001}}},
  {"match":{"userMessage":"read the plan"},"response":{"toolCalls":[{"id":"call_1","name":"files-read","arguments":{"folder":"docs","path":"plan.md"}}],
   "usage":{"prompt_tokens":120,"completion_tokens":17,"total_tokens":137,"cost":0.00042}}}]}`
 
 func TestPeerAimockStreamsAToolCallAndAnAnswer(t *testing.T) {
-	command := os.Getenv("MONROE_AIMOCK")
-	if command == "" {
-		t.Skip("MONROE_AIMOCK is not set: install aimock with .ci/peers.sh")
-	}
-	file := filepath.Join(t.TempDir(), "fixtures.json")
-	if err := os.WriteFile(file, []byte(fixtures), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	address := freePort(t)
-	_, port, _ := net.SplitHostPort(address)
-	argv := []string{command, "--host", "127.0.0.1", "-p", port, "-f", file, "--chunk-size", "12"}
-	if strings.HasSuffix(command, ".js") {
-		argv = append([]string{"node"}, argv...)
-	}
-	start(t, "http://"+address+"/health", argv...)
+	address := peertest.Aimock(t, fixtures)
 
 	for base, cost := range map[string][2]abi.MicroUSD{
 		"/api/v1": {420, 1001},                    // speaks as OpenRouter: states the cost
@@ -153,8 +89,8 @@ func TestPeerMailpitReceivesTheFrozenMessage(t *testing.T) {
 	if command == "" {
 		t.Skip("MONROE_MAILPIT is not set: install mailpit with .ci/peers.sh")
 	}
-	web, address := freePort(t), freePort(t)
-	start(t, "http://"+web+"/readyz", command, "--listen", web, "--smtp", address, "--disable-version-check", "--quiet")
+	web, address := peertest.FreePort(t), peertest.FreePort(t)
+	peertest.Start(t, "http://"+web+"/readyz", command, "--listen", web, "--smtp", address, "--disable-version-check", "--quiet")
 	m, err := mail.New(mail.Config{From: "monroe@example.com", Server: "main"})
 	if err != nil {
 		t.Fatal(err)
