@@ -138,7 +138,7 @@ func (d *decision) commit(tx *store.Tx) error {
 		return err
 	}
 	c.attempts++
-	c.invoke.NotAfter = d.now.Add(c.plan.TimeLimit())
+	c.invoke.NotAfter, c.invoke.Repeated = d.now.Add(c.plan.TimeLimit()), c.lost
 	err := d.s.Log.Add(journal.Attempt, c.n, d.now, journal.Body{
 		Attempt: c.attempts, Key: c.invoke.Key, NotAfter: c.invoke.NotAfter.UnixNano(), Epoch: tx.Epoch(), Endpoint: c.plan.Frozen.Endpoint(),
 	}, c.held)
