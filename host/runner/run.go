@@ -82,12 +82,23 @@ type prepared struct {
 
 // run drives one run from its record to its next stop.
 func (r *Runner) run(ctx context.Context, id host.RunID) error {
-	for try := 0; ; try++ {
+	diverged, lost, past := 0, 0, 0
+	for {
 		p, err := r.prepare(ctx, id)
 		if err != nil || p == nil {
 			return err
 		}
+		if n := len(p.past); n > past {
+			lost, past = 0, n
+		}
 		err = r.work(ctx, p)
+		// A process can be killed by somebody else, or by the kernel for want of memory.
+		// What it did is in the journal, so another one goes on.
+		if errors.Is(err, errGone) && !errors.Is(err, ErrLimit) && lost < maxLost && ctx.Err() == nil {
+			lost++
+			r.Log.Warn("a worker is gone, another one goes on", slog.String("run", string(id)), slog.String("error", visible(err.Error())))
+			continue
+		}
 		if unmet := new(pinned); errors.As(err, &unmet) {
 			return r.hold(p, unmet)
 		}
@@ -99,7 +110,7 @@ func (r *Runner) run(ctx context.Context, id host.RunID) error {
 		}
 		// One divergence is no proof: a worker may have been broken. A second, from a
 		// fresh replay, is.
-		if try > 0 {
+		if diverged++; diverged > 1 {
 			return r.finish(id, p.session, ending{state: host.StateDiverged, failure: err.Error()})
 		}
 	}
@@ -236,6 +247,13 @@ func (r *Runner) hold(p *prepared, why *pinned) error {
 	p.session.Emit(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: why.why + "; start the binary that it began under, or cancel it"})
 	return broker.ErrSuspended
 }
+
+// maxLost is how many workers a run may lose in a row without an answer in between.
+const maxLost = 2
+
+// ErrLimit is wrapped by Worker.Close if the process was ended by a limit of its own:
+// another one would come to the same end.
+var ErrLimit = errors.New("limit of the process")
 
 var (
 	errWall = errors.New("wall clock limit")
