@@ -43,7 +43,7 @@ func TestTheLeavesOfAMonthAddUpToItsLedger(t *testing.T) {
 			h.answer(1, true)
 			h.resume()
 			h.dies(1, raw)
-			h.waits(1, raw, host.WaitUnknown)
+			h.unknown(1, raw)
 			h.resolve(host.DidNotHappen)
 			h.waits(1, raw, host.WaitApproval)
 			if got := h.totals(); got.Reserved != 40 || got.Settled != 0 {

@@ -94,7 +94,7 @@ func (r *Runner) run(ctx context.Context, id host.RunID) error {
 		err = r.work(ctx, p)
 		// A process can be killed by somebody else, or by the kernel for want of memory.
 		// What it did is in the journal, so another one goes on.
-		if errors.Is(err, errGone) && !errors.Is(err, ErrLimit) && lost < maxLost && ctx.Err() == nil {
+		if (errors.Is(err, errGone) || errors.Is(err, errStart)) && !errors.Is(err, ErrLimit) && lost < maxLost && ctx.Err() == nil {
 			lost++
 			r.Log.Warn("a worker is gone, another one goes on", slog.String("run", string(id)), slog.String("error", visible(err.Error())))
 			continue
@@ -196,7 +196,7 @@ func (r *Runner) work(ctx context.Context, p *prepared) (err error) {
 	defer cancel()
 	w, err := r.Spawner.Spawn(ctx, p.dir, p.start.Limits.CPU)
 	if err != nil {
-		return fmt.Errorf("the worker did not start: %w", err)
+		return fmt.Errorf("%w: %w", errStart, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	defer func() {
@@ -256,8 +256,9 @@ const maxLost = 2
 var ErrLimit = errors.New("limit of the process")
 
 var (
-	errWall = errors.New("wall clock limit")
-	errGone = errors.New("the worker ended without a word")
+	errWall  = errors.New("wall clock limit")
+	errStart = errors.New("the worker did not start")
+	errGone  = errors.New("the worker ended without a word")
 )
 
 // alarm records what a worker tried and may not: a guest that got this far has

@@ -151,6 +151,12 @@ func Own(t testing.TB) *Server {
 	return s
 }
 
+// Start starts a server for a program that is no Go test. Stop it with Stop.
+func Start(ctx context.Context) (*Server, error) { return start(ctx) }
+
+// Stop ends the server and removes it.
+func (s *Server) Stop() error { return errors.Join(s.stop(), os.RemoveAll(s.dir)) }
+
 func start(ctx context.Context) (*Server, error) {
 	bin, err := programs()
 	if err != nil {
