@@ -105,7 +105,13 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		b.Alarms++
 	case KindSpend:
 		b.Cost += l.Cost
-	case KindProbe, KindStart, KindEnd, KindAdmin:
+	case KindEnd: // nobody will learn any more what became of its attempts
+		for k := range b.open {
+			if k.run == l.Run {
+				delete(b.open, k)
+			}
+		}
+	case KindProbe, KindStart, KindAdmin:
 	default:
 		return bad("unknown kind %q", l.Kind)
 	}

@@ -54,6 +54,9 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call, past *pastEntr
 	}
 	if errors.Is(err, errOver) {
 		c.denial = abi.Deny(abi.Budget, fmt.Sprintf("the call can cost %s, which is more than is left of this run's %s", c.plan.Ceiling, s.Run.Budget), "do less, or start the run again with a higher ceiling")
+		if c.attempts > 0 { // what earlier attempts had reserved was not settled either
+			c.settles(s, nil)
+		}
 		return grant.Permit{}, nil
 	}
 	if err == nil && d.warn > 0 {

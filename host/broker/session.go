@@ -53,6 +53,7 @@ func (s *Session) Flush(ctx context.Context, st *store.Store) error {
 // session, those that fn adds included. After an error other than errShort and errOver the run
 // must stop: the store is behind what the session says.
 func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx) error) error {
+	before := len(s.leaves)
 	err := st.Write(ctx, func(tx *store.Tx) error {
 		if err := fn(tx); err != nil {
 			return err
@@ -68,7 +69,9 @@ func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx)
 		return err
 	})
 	s.Log.Staged(err)
-	if err == nil {
+	if err != nil {
+		s.leaves = s.leaves[:before] // what fn witnessed was undone with the rest
+	} else {
 		s.leaves = s.leaves[:0]
 	}
 	return err

@@ -107,6 +107,7 @@ func (t *torture) wake(paused *daemon) error {
 			return nil
 		}
 	}
+	t.stale++
 	t.l.problem("a daemon whose lease was taken goes on")
 	return nil
 }
