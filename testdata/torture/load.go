@@ -21,7 +21,7 @@ import (
 
 const (
 	openRuns = 10          // at the same time
-	capStep  = 8          // metered calls that each raise of the cap makes room for
+	capStep  = 8           // metered calls that each raise of the cap makes room for
 	settled  = time.Second // after a kill, until nothing of the dead daemon is under way
 )
 
