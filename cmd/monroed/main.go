@@ -20,6 +20,7 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api/rest"
 	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/host/workspace"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
@@ -80,16 +81,21 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("the worker program %s: %w", f.Worker, err)
 	}
-	defer spawner.Close() //nolint:errcheck // the process ends
+	defer spawner.Close()  //nolint:errcheck // the process ends
+	if os.Geteuid() == 0 { // nobody else may start processes of another user
+		spawner.UID = operator.WorkerUID
+	}
 	// A guest that makes its process try this has left its engine: it ends there.
 	spawner.OnViolation = func(p *spawn.Process, _ spawn.Violation) { p.Kill() }
 	build, err := worldBuilder(operator, dir)
 	if err != nil {
 		return err
 	}
+	warm := runner.NewWarm(workers{spawner}, operator.SpareWorkers(), spareLife, log)
+	defer warm.Close()
 	w, err := workspace.Open(ctx, workspace.Config{
-		Name: name, Dir: dir, Postgres: postgres, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: workers{spawner},
-		Confinement: confinement(f.InsecureDev), Now: time.Now, Log: log,
+		Name: name, Dir: dir, Postgres: postgres, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: warm,
+		Confinement: confinement(f.InsecureDev, spawner.Walls()), Walls: (&examiner{program: f.Worker, uid: spawner.UID}).walls, Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,11 +83,36 @@ type Operator struct {
 	HTTP    HTTP      `yaml:"http,omitempty"`
 	Ceiling []Ceiling `yaml:"ceilings,omitempty"`
 	// Workers bounds how many runs are busy at the same time, 0 means 4.
-	Workers int   `yaml:"workers,omitempty"`
-	Waits   Waits `yaml:"waits,omitempty"`
-	Store   Store `yaml:"store,omitempty"`
+	Workers int `yaml:"workers,omitempty"`
+	// WorkerUID is the user and group that workers run as where the daemon is root, 0
+	// means 65534 (nobody). Give them one that nothing else has.
+	WorkerUID uint32 `yaml:"worker_uid,omitempty"`
+	// Minimum are the layers without which monroe doctor fails, absent means L0, L1 and
+	// L2. Without those no guest runs, whatever stands here.
+	Minimum []string `yaml:"minimum_walls,omitempty"`
+	// Spares is how many workers wait with a module loaded for its next run, absent
+	// means 2, at most 64.
+	Spares *int  `yaml:"spare_workers,omitempty"`
+	Waits  Waits `yaml:"waits,omitempty"`
+	Store  Store `yaml:"store,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
+}
+
+// MinimumWalls are the layers that the operator asks for.
+func (o *Operator) MinimumWalls() []string {
+	if o.Minimum == nil {
+		return []string{"L0", "L1", "L2"}
+	}
+	return o.Minimum
+}
+
+// SpareWorkers is how many workers wait with a module loaded for its next run.
+func (o *Operator) SpareWorkers() int {
+	if o.Spares == nil {
+		return 2
+	}
+	return *o.Spares
 }
 
 // Waits says how runs wait.
@@ -285,6 +311,14 @@ func ReadOperator(path string) (*Operator, error) {
 	if k := o.Waits.Keep(); k < 0 || k > time.Minute || o.Waits.Wakes < 0 || o.Waits.UnknownFor < 0 {
 		return nil, fmt.Errorf("%s: waits: keep_worker is 0s to 1m, and nothing is negative", path)
 	}
+	if n := o.SpareWorkers(); n < 0 || n > 64 {
+		return nil, fmt.Errorf("%s: spare_workers is 0 to 64", path)
+	}
+	for _, id := range o.Minimum {
+		if !slices.Contains([]string{"L0", "L1", "L2", "L3", "L4", "L5"}, id) {
+			return nil, fmt.Errorf("%s: minimum_walls: %q is none of L0 to L5", path, id)
+		}
+	}
 	if o.Owner.Name == "" {
 		o.Owner.Name = "Owner"
 	}
@@ -293,6 +327,9 @@ func ReadOperator(path string) (*Operator, error) {
 	}
 	if o.Workers == 0 {
 		o.Workers = 4
+	}
+	if o.WorkerUID == 0 {
+		o.WorkerUID = 65534
 	}
 	return &o, nil
 }

@@ -41,6 +41,8 @@ type Worker interface {
 	// printed. Nil means that it ended by itself with status 0, or because of Close.
 	// ErrLimit is wrapped if a limit of its own ended it.
 	Close() error
+	// Done is closed when the process has ended.
+	Done() <-chan struct{}
 	// Violations names what it tried and may not.
 	Violations() []string
 }
