@@ -248,6 +248,9 @@ func (t *torture) kill() error {
 // one kills a worker or the daemon. It reports whether it did.
 func (t *torture) one() bool {
 	dice := t.rng.Float64()
+	if t.inDoubt*3 < t.killed { // a good share has to fall between an attempt and its result
+		dice = 0.5
+	}
 	if dice < 0.25 {
 		if t.d.killWorker(t.rng.IntN) {
 			t.workers++
