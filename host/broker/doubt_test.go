@@ -281,3 +281,24 @@ func TestTheBooksRefuseASecondAttemptOfAnUnknownOutcome(t *testing.T) {
 		}
 	}
 }
+
+// What a run had under way when it ended stays in doubt, and is open no more.
+func TestTheBooksCloseWhatARunLeftOpen(t *testing.T) {
+	b := &audit.Books{}
+	for i, l := range []audit.Leaf{
+		{Kind: audit.KindDecision, Run: "run_1", Call: 1, Verdict: "allow", Effect: abi.EffectMetered, Reserved: 5},
+		{Kind: audit.KindDecision, Run: "run_2", Call: 1, Verdict: "allow", Effect: abi.EffectMetered, Reserved: 5},
+		{Kind: audit.KindSpend, Run: "run_1", Call: 1, Verdict: "lost", Cost: 5},
+		{Kind: audit.KindEnd, Run: "run_1", Verdict: "cancelled"},
+	} {
+		if err := b.Add(int64(i), l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b.InDoubt() != 2 || b.Open() != 1 || b.Cost != 5 {
+		t.Errorf("%d in doubt, %d open, %s", b.InDoubt(), b.Open(), b.Cost)
+	}
+	if err := b.Add(9, audit.Leaf{Kind: audit.KindOutcome, Run: "run_1", Call: 1, Cost: 5}); err == nil {
+		t.Error("an outcome came after the end of its run")
+	}
+}

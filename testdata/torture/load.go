@@ -331,6 +331,16 @@ func (l *load) outOfMoney(ctx context.Context, c *client.Client, pins []host.Pin
 	_, _ = c.Apply(ctx, api.ApplyInput{Config: l.config()}) // again in the next round, if that failed
 }
 
+// cancelled counts the runs that this program ended.
+func (l *load) cancelled() (n int) {
+	for _, j := range l.jobs {
+		if j.cancelled {
+			n++
+		}
+	}
+	return n
+}
+
 // figures are what it came to.
 type figures struct{ runs, sends, lost, duplicated, unapproved, overspent int }
 
