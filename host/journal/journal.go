@@ -163,6 +163,9 @@ func hashPart(write func([]byte) (int, error), p []byte) {
 // Link is the head of the chain after a record.
 func Link(prev abi.Digest, r *store.Record) abi.Digest {
 	body, lab := sha256.Sum256(r.Body), sha256.Sum256(r.Label)
+	if r.Erased() {
+		body, lab = r.BodySum, r.LabelSum
+	}
 	h := sha256.New()
 	hashPart(h.Write, prev[:])
 	hashPart(h.Write, fmt.Appendf(nil, "%d|%d|%s|%d|%d", r.Seq, r.Call, r.Kind, r.Version, r.Time.UnixNano()))
@@ -190,6 +193,9 @@ func VerifyChain(r *store.Run, recs []store.Record) error {
 	for i := range recs {
 		if recs[i].Seq != int64(i)+1 {
 			return fmt.Errorf("%w: record %d of %s is missing", ErrCorrupt, i+1, r.ID)
+		}
+		if recs[i].Lost != "" {
+			return fmt.Errorf("%w: the body of record %d of %s is lost: %s", ErrCorrupt, recs[i].Seq, r.ID, recs[i].Lost)
 		}
 		if last = heads[i]; last != recs[i].Chain {
 			return fmt.Errorf("%w: record %d of %s was changed", ErrCorrupt, recs[i].Seq, r.ID)
@@ -393,6 +399,13 @@ func (l *Log) Add(k Kind, call uint32, at time.Time, b Body, lab label.Set) erro
 	}
 	if r.Label, err = l.key.Seal(l.slot("label", r.Seq), labelText); err != nil {
 		return fmt.Errorf("journal: %w", err)
+	}
+	if len(r.Body) > store.MaxInline {
+		id, err := l.key.BlobID(plain)
+		if err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		r.Blob = store.Ref(id, r.Body)
 	}
 	r.Chain = Link(l.chain, &r)
 	l.chain, l.next = r.Chain, l.next+1

@@ -3,7 +3,9 @@ package store
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -233,7 +235,17 @@ type Record struct {
 	Body    []byte // sealed
 	Label   []byte // sealed
 	Chain   abi.Digest
+	// Blob names the file of a body over MaxInline (see Ref); empty: it is in the row.
+	Blob string
+	// Lost says why the file could not be read; Body is nil then.
+	Lost string
+	// BodySum and LabelSum are the SHA-256 of what an erased record held; zero for one
+	// that holds it.
+	BodySum, LabelSum abi.Digest
 }
+
+// Erased reports whether the record's content is gone for good.
+func (r *Record) Erased() bool { return r.BodySum != abi.Digest{} }
 
 // Append adds records to a run's journal. first must be the run's next sequence
 // number, so that two writers of one run cannot both succeed.
@@ -242,10 +254,21 @@ func (tx *Tx) Append(id host.RunID, first int64, calls uint32, recs []Record) er
 		return nil
 	}
 	size := 0
-	err := tx.insert(`INSERT INTO journal (ws, run_id, seq, call_no, kind, rec_ver, epoch, ts, body_enc, label_enc, chain_sha256) VALUES `, len(recs), func(i int) []any {
+	for i := range recs { // the files first: no row may refer to one that a crash can take
+		if r := &recs[i]; r.Blob != "" {
+			if err := tx.blobs.put(id, r.Blob, r.Body); err != nil {
+				return err
+			}
+		}
+	}
+	err := tx.insert(`INSERT INTO journal (ws, run_id, seq, call_no, kind, rec_ver, epoch, ts, body_enc, label_enc, chain_sha256, blob_ref) VALUES `, len(recs), func(i int) []any {
 		r := &recs[i]
 		size += len(r.Body)
-		return []any{tx.ws, id, r.Seq, r.Call, r.Kind, r.Version, tx.epoch, r.Time.UnixNano(), r.Body, r.Label, r.Chain[:]}
+		body := r.Body
+		if r.Blob != "" {
+			body = []byte{}
+		}
+		return []any{tx.ws, id, r.Seq, r.Call, r.Kind, r.Version, tx.epoch, r.Time.UnixNano(), body, r.Label, r.Chain[:], r.Blob}
 	})
 	if err != nil {
 		return fmt.Errorf("store: journal: %w", err)
@@ -255,19 +278,54 @@ func (tx *Tx) Append(id host.RunID, first int64, calls uint32, recs []Record) er
 		last.Seq+1, size, last.Chain[:], calls, calls, tx.ws, id, first)
 }
 
-// Records returns a run's journal in order.
-func (tx *Tx) Records(id host.RunID) (list []Record, err error) {
+// Records returns a run's journal in order, all of its segments.
+func (tx *Tx) Records(id host.RunID) ([]Record, error) {
+	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? ORDER BY seq`, tx.ws, id)
+}
+
+const recordColumns = `seq, call_no, kind, rec_ver, ts, body_enc, label_enc, chain_sha256, blob_ref, body_sha256, label_sha256`
+
+func (tx *Tx) records(id host.RunID, query string, args ...any) (list []Record, err error) {
 	err = tx.each(func(rows *sql.Rows) error {
 		var r Record
 		var ts int64
-		var chain []byte
-		if err := rows.Scan(&r.Seq, &r.Call, &r.Kind, &r.Version, &ts, &r.Body, &r.Label, &chain); err != nil {
+		var chain, body, label []byte
+		if err := rows.Scan(&r.Seq, &r.Call, &r.Kind, &r.Version, &ts, &r.Body, &r.Label, &chain, &r.Blob, &body, &label); err != nil {
 			return err
 		}
 		r.Time = time.Unix(0, ts).UTC()
 		copy(r.Chain[:], chain)
+		copy(r.BodySum[:], body)
+		copy(r.LabelSum[:], label)
 		list = append(list, r)
 		return nil
-	}, `SELECT seq, call_no, kind, rec_ver, ts, body_enc, label_enc, chain_sha256 FROM journal WHERE ws = ? AND run_id = ? ORDER BY seq`, tx.ws, id)
+	}, query, args...)
+	for i := range list {
+		if r := &list[i]; r.Blob != "" && !r.Erased() {
+			if r.Body, err = tx.blobs.get(id, r.Blob); err != nil {
+				r.Body, r.Lost, err = nil, lost(err), nil
+			}
+		}
+	}
 	return list, err
+}
+
+// lost says why a file cannot be read, without its path.
+func lost(err error) string {
+	if errors.Is(err, fs.ErrNotExist) {
+		return "its file is missing"
+	}
+	return "its file cannot be read"
+}
+
+// blobRefs are the files that the records of a run refer to.
+func (tx *Tx) blobRefs(id host.RunID) (map[string]bool, error) {
+	refs := map[string]bool{}
+	err := tx.each(func(rows *sql.Rows) error {
+		var ref string
+		err := rows.Scan(&ref)
+		refs[ref] = true
+		return err
+	}, `SELECT blob_ref FROM journal WHERE ws = ? AND run_id = ? AND blob_ref <> ''`, tx.ws, id)
+	return refs, err
 }

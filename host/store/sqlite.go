@@ -56,6 +56,7 @@ func openSQLite(ctx context.Context, path string, ws host.Workspace, holder stri
 		return nil, err
 	}
 	s := newStore(ws, sqlite, "SQLite")
+	s.blobs = blobs(filepath.Join(filepath.Dir(path), "blobs"))
 	lock, err := takeLock(path+".lock", holder)
 	if err != nil {
 		return nil, err

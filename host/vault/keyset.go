@@ -15,6 +15,7 @@ package vault
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -210,7 +211,7 @@ func (k *Keyset) Verifier() string { return k.vkey }
 
 // RunKey seals the values of one run.
 type RunKey struct {
-	ws   host.Workspace
+	set  *Keyset
 	run  host.RunID
 	aead tink.AEAD
 }
@@ -244,7 +245,7 @@ func (k *Keyset) runKey(run host.RunID, dek []byte) (*RunKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &RunKey{k.ws, run, a}, nil
+	return &RunKey{k, run, a}, nil
 }
 
 // Seal encrypts a value of the run for one slot.
@@ -261,8 +262,15 @@ func (k *RunKey) Open(s Slot, sealed []byte) ([]byte, error) {
 	return b, nil
 }
 
+// BlobID is a keyed hash of a plain text under the workspace's key: it names a file
+// and tells nothing of what is in it.
+func (k *RunKey) BlobID(plain []byte) ([]byte, error) {
+	sum := sha256.Sum256(plain)
+	return k.set.MAC("blob/1", sum[:])
+}
+
 func (k *RunKey) aad(s Slot) []byte {
-	return append(s.aad(k.ws), "|"+string(k.run)...)
+	return append(s.aad(k.set.ws), "|"+string(k.run)...)
 }
 
 // The types of this package cannot be printed: by no verb, a wrong one included,

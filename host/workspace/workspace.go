@@ -70,6 +70,9 @@ type Workspace struct {
 	expiry func() time.Time // what approvals expire by
 
 	apply sync.Mutex // one change of configuration at a time
+
+	keep sync.Mutex
+	kept time.Time // when housekeep last ran
 }
 
 // Open takes the workspace over and goes on with its runs.
@@ -126,7 +129,9 @@ func openStore(ctx context.Context, c Config) (*store.Store, error) {
 	}
 	holder := fmt.Sprintf("monroed pid %d on %s since %s", os.Getpid(), name, c.Now().UTC().Format(time.RFC3339))
 	if c.Postgres != nil {
-		return store.OpenPostgres(ctx, *c.Postgres, c.Name, holder)
+		where := *c.Postgres
+		where.Blobs = filepath.Join(c.Dir, "blobs")
+		return store.OpenPostgres(ctx, where, c.Name, holder)
 	}
 	network, err := store.OnNetwork(c.Dir)
 	if err != nil {
@@ -239,10 +244,10 @@ func toGrants(rows []store.Grant) []grant.Grant {
 	return list
 }
 
-// Sweep wakes what has waited long enough and signs a checkpoint if the log grew.
-// The daemon calls it every second.
+// Sweep wakes what has waited long enough, signs a checkpoint if the log grew and
+// keeps house. The daemon calls it every second.
 func (w *Workspace) Sweep(ctx context.Context) error {
-	return errors.Join(w.runner.Sweep(), w.checkpoint(ctx, checkpointEvery))
+	return errors.Join(w.runner.Sweep(), w.checkpoint(ctx, checkpointEvery), w.housekeep(ctx))
 }
 
 const checkpointEvery = 30 * time.Second
