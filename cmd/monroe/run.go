@@ -221,7 +221,13 @@ type runsShow struct {
 
 func (r runsShow) Run(e *env) error {
 	return answer(e, func(c *client.Client) (api.RunView, error) { return c.Run(e.ctx, r.ID) }, func(v api.RunView) {
-		e.printf("%s of %s for %s: %s %s\nmodule %s\nestimate %s; spent %s, reserved %s\n\n", v.ID, v.Skill, plain(v.OnBehalfOf.Name), v.State, v.Wait, v.Module, estimate(v.Estimate), v.Spent, v.Reserved)
+		e.printf("%s of %s for %s: %s %s\nmodule %s\nestimate %s; spent %s, reserved %s\njournal %d records, %d bytes\n\n", v.ID, v.Skill, plain(v.OnBehalfOf.Name), v.State, v.Wait, v.Module, estimate(v.Estimate), v.Spent, v.Reserved, v.Records, v.JournalBytes)
+		for _, s := range v.Segments {
+			e.printf("segment %d since %s, after call %d\n", s.Number, when(s.Since), s.After)
+		}
+		if v.Notice != "" {
+			e.printf("warning: %s\n", plain(v.Notice))
+		}
 		var rows [][]string
 		for _, x := range v.Log {
 			what := x.Operation

@@ -98,7 +98,20 @@ type RunView struct {
 	host.Run
 	Module string          `json:"module_sha256"`
 	Result json.RawMessage `json:"result,omitempty" doc:"what the guest wrote; guest-made"`
-	Log    []host.CallView `json:"log" doc:"one line for each host call"`
+	Log    []host.CallView `json:"log" doc:"one line for each host call, of the current segment"`
+	// Segments are all of a run that continued (run.continue); absent for one that did not.
+	Segments     []Segment `json:"segments,omitempty"`
+	Records      int64     `json:"journal_records" doc:"of all segments"`
+	JournalBytes int64     `json:"journal_bytes" doc:"sealed bodies of all segments"`
+	Notice       string    `json:"notice,omitempty" doc:"set while the journal of the current segment is large"`
+}
+
+// Segment is a part of a run that began with a state of its own.
+type Segment struct {
+	Number int       `json:"number"`
+	Since  time.Time `json:"since"`
+	After  uint32    `json:"after_call" doc:"the call that it began with"`
+	Calls  uint32    `json:"calls,omitempty" doc:"how many it made, once it has ended"`
 }
 
 // ApprovalView is an approval with what a person has to see.

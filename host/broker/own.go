@@ -54,6 +54,8 @@ func own(op abi.Op) (ownOp, bool) {
 		return ownOp{abi.EffectState, always(doKVList)}, true
 	case abi.OpBatch:
 		return ownOp{abi.EffectNone, doBatch}, true
+	case abi.OpRunContinue:
+		return ownOp{abi.EffectNone, always(doContinue)}, true
 	}
 	return ownOp{}, false
 }
@@ -76,7 +78,7 @@ const (
 
 func (b *Broker) planOwn(c *call, own ownOp, past *pastEntry) {
 	c.own = own
-	c.value = own.effect == abi.EffectNone || c.req.Op == abi.OpKVGet || c.req.Op == abi.OpKVList
+	c.value = own.effect == abi.EffectNone && c.req.Op != abi.OpRunContinue || c.req.Op == abi.OpKVGet || c.req.Op == abi.OpKVList
 	c.action = grant.Action{Op: c.req.Op, Effect: own.effect, Audience: label.Only("workspace")}
 	if past != nil { // only a timer stops between asking and its answer
 		c.started, c.recorded = past.Started, true
@@ -144,7 +146,7 @@ func doDescribe(_ context.Context, b *Broker, s *Session, c *call) {
 	if !args(c, &struct{}{}) {
 		return
 	}
-	r := abi.DescribeResult{ABI: abi.Version, Workspace: string(s.Run.Workspace), Run: string(s.Run.ID), Owner: b.Rules().Owner, Limits: s.Limits, Grants: []abi.OperationUse{}}
+	r := abi.DescribeResult{ABI: abi.Version, Workspace: string(s.Run.Workspace), Run: string(s.Run.ID), Owner: b.Rules().Owner, Limits: s.Limits, Grants: []abi.OperationUse{}, Journal: s.use()}
 	for _, op := range abi.Ops() {
 		if _, ok := own(op); ok {
 			r.Ops = append(r.Ops, op)
@@ -259,8 +261,8 @@ func doBatch(ctx context.Context, b *Broker, s *Session, c *call) error {
 		return nil
 	}
 	for _, raw := range a.Requests {
-		if r, denial := abi.DecodeRequest(raw); denial == nil && r.Op == abi.OpBatch {
-			invalid(c, "a batch holds no batch")
+		if r, denial := abi.DecodeRequest(raw); denial == nil && (r.Op == abi.OpBatch || r.Op == abi.OpRunContinue) {
+			invalid(c, "a batch holds no batch and no run.continue")
 			return nil
 		}
 	}

@@ -84,7 +84,9 @@ type Operator struct {
 	// Workers bounds how many runs are busy at the same time, 0 means 4.
 	Workers int   `yaml:"workers,omitempty"`
 	Waits   Waits `yaml:"waits,omitempty"`
-	Store   Store `yaml:"store,omitempty"`
+	// Growth bounds the journal of each segment of a run that starts from now on.
+	Growth Growth `yaml:"growth,omitempty"`
+	Store  Store  `yaml:"store,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
 }
@@ -100,6 +102,9 @@ type Waits struct {
 	// days.
 	UnknownFor time.Duration `yaml:"unknown_for,omitempty"`
 }
+
+// Growth is how large the journal of a segment may become.
+type Growth = host.Growth
 
 // Keep is the longest sleep for which a guest keeps its worker.
 func (w Waits) Keep() time.Duration {
@@ -259,6 +264,9 @@ func ReadOperator(path string) (*Operator, error) {
 	}
 	if k := o.Waits.Keep(); k < 0 || k > time.Minute || o.Waits.Wakes < 0 || o.Waits.UnknownFor < 0 {
 		return nil, fmt.Errorf("%s: waits: keep_worker is 0s to 1m, and nothing is negative", path)
+	}
+	if err := o.Growth.Check(); err != nil {
+		return nil, fmt.Errorf("%s: growth: %w", path, err)
 	}
 	if o.Owner.Name == "" {
 		o.Owner.Name = "Owner"

@@ -283,6 +283,41 @@ func (tx *Tx) Records(id host.RunID) ([]Record, error) {
 	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? ORDER BY seq`, tx.ws, id)
 }
 
+// Segment returns the records of a run's current segment: from the last one of the kind
+// CONTINUE on, or all.
+func (tx *Tx) Segment(id host.RunID) ([]Record, error) {
+	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? AND seq >=
+		COALESCE((SELECT MAX(seq) FROM journal WHERE ws = ? AND run_id = ? AND kind = 'CONTINUE'), 0) ORDER BY seq`, tx.ws, id, tx.ws, id)
+}
+
+// RecordsFrom returns the records of a run with sequence numbers from first on and
+// below end.
+func (tx *Tx) RecordsFrom(id host.RunID, first, end int64) ([]Record, error) {
+	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? AND seq >= ? AND seq < ? ORDER BY seq`, tx.ws, id, first, end)
+}
+
+// Mark is where a segment of a run begins.
+type Mark struct {
+	Seq  int64
+	Call uint32 // the last one before it
+	Time time.Time
+}
+
+// Marks lists where the segments after the first begin.
+func (tx *Tx) Marks(id host.RunID) (list []Mark, err error) {
+	err = tx.each(func(rows *sql.Rows) error {
+		var m Mark
+		var ts int64
+		if err := rows.Scan(&m.Seq, &m.Call, &ts); err != nil {
+			return err
+		}
+		m.Time = time.Unix(0, ts).UTC()
+		list = append(list, m)
+		return nil
+	}, `SELECT seq, call_no, ts FROM journal WHERE ws = ? AND run_id = ? AND kind = 'CONTINUE' ORDER BY seq`, tx.ws, id)
+	return list, err
+}
+
 const recordColumns = `seq, call_no, kind, rec_ver, ts, body_enc, label_enc, chain_sha256, blob_ref, body_sha256, label_sha256`
 
 func (tx *Tx) records(id host.RunID, query string, args ...any) (list []Record, err error) {

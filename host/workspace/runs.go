@@ -21,6 +21,7 @@ import (
 	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/host/spend"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
 )
 
 // defaultBudget is a run's ceiling where nobody names one.
@@ -83,7 +84,7 @@ func (w *Workspace) StartRun(ctx context.Context, c host.Caller, in api.StartInp
 		Module: m.SHA256, Image: m.Image, State: host.StateQueued, CreatedAt: now.UTC(), Label: inputLabel(input),
 	}, Engine: m.Engine, ManifestSHA256: sha256.Sum256([]byte(m.Manifest))}
 	row.Root = row.ID
-	start := runner.Start{Limits: manifest.Limits.Or(abi.DefaultLimits()).Min(abi.DefaultLimits()), Seed: make([]byte, 32), TimeNS: now.UnixNano(), Input: input}
+	start := runner.Start{Limits: manifest.Limits.Or(abi.DefaultLimits()).Min(abi.DefaultLimits()), Seed: make([]byte, 32), TimeNS: now.UnixNano(), Input: input, Growth: w.Operator.Growth.Or(host.DefaultGrowth())}
 	_, _ = rand.Read(start.Seed) // never fails (crypto/rand)
 	if err := w.sealStart(&row, start); err != nil {
 		return host.Run{}, err
@@ -179,11 +180,15 @@ func noRun(err error) error {
 func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v api.RunView, err error) {
 	var row store.Run
 	var recs []store.Record
+	var marks []store.Mark
 	err = w.store.Read(ctx, func(tx *store.Tx) error {
 		if row, err = tx.Run(id); err != nil {
 			return err
 		}
-		recs, err = tx.Records(id)
+		if marks, err = tx.Marks(id); err != nil {
+			return err
+		}
+		recs, err = tx.Segment(id)
 		return err
 	})
 	if err != nil {
@@ -197,7 +202,11 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 	if err != nil {
 		return v, err
 	}
-	v = api.RunView{Run: row.Run, Module: row.Module.String(), Log: broker.Views(log.Entries())}
+	v = api.RunView{Run: row.Run, Module: row.Module.String(), Log: broker.Views(log.Entries()), Records: row.NextSeq - 1, JournalBytes: row.JournalBytes}
+	v.Segments = segments(row, marks)
+	if v.Notice, err = w.notice(&row, key, log); err != nil {
+		return v, err
+	}
 	if row.Result == nil {
 		return v, nil
 	}
@@ -224,6 +233,32 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		}
 	}
 	return v, nil
+}
+
+// segments says where each segment begins, for a run that has more than one.
+func segments(row store.Run, marks []store.Mark) (list []api.Segment) {
+	if len(marks) == 0 {
+		return nil
+	}
+	list = []api.Segment{{Number: 1, Since: row.StartedAt}}
+	for i, m := range marks {
+		list[i].Calls = m.Call - list[i].After
+		list = append(list, api.Segment{Number: i + 2, Since: m.Time, After: m.Call})
+	}
+	return list
+}
+
+// notice tells that a run's journal is large.
+func (w *Workspace) notice(row *store.Run, key *vault.RunKey, log *journal.Log) (string, error) {
+	plain, err := key.Open(runner.StartSlot(row.ID), row.Start)
+	if err != nil {
+		return "", err
+	}
+	var start runner.Start
+	if err := json.Unmarshal(plain, &start); err != nil {
+		return "", err
+	}
+	return start.Growth.Or(host.DefaultGrowth()).Notice(log.Size()), nil
 }
 
 // CancelRun implements api.Backend.
