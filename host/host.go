@@ -215,6 +215,8 @@ type Run struct {
 	CreatedAt  time.Time    `json:"created_at"`
 	StartedAt  time.Time    `json:"started_at,omitzero"`
 	EndedAt    time.Time    `json:"ended_at,omitzero"`
+	// ErasedAt is when the content was erased: since then there are headers and digests.
+	ErasedAt time.Time `json:"erased_at,omitzero"`
 	// Failure says why the run did not succeed, for a person.
 	Failure string `json:"failure,omitempty"`
 	// Receipt is the two-line receipt of an ended run.

@@ -194,6 +194,7 @@ type runsCmd struct {
 	Watch  runsWatch  `cmd:"" help:"Follow a run."`
 	Cancel runsCancel `cmd:"" help:"End a run."`
 
+	Erase   runsErase   `cmd:"" help:"Take the content of a run that has ended away for good."`
 	Resolve runsResolve `cmd:"" help:"Say what became of an attempt whose outcome is unknown."`
 }
 
@@ -208,6 +209,9 @@ func (r runsList) Run(e *env) error {
 			state := string(v.State)
 			if v.Wait != "" {
 				state += ": " + string(v.Wait)
+			}
+			if !v.ErasedAt.IsZero() {
+				state += ", erased"
 			}
 			rows = append(rows, []string{string(v.ID), v.Skill, state, fmt.Sprint(v.Calls), v.Spent.String(), when(v.CreatedAt), v.OnBehalfOf.Name})
 		}
@@ -276,6 +280,16 @@ func (r runsCancel) Run(e *env) error {
 		return err
 	}
 	return e.show(map[string]any{"cancelled": r.ID}, func() { e.printf("%s is being cancelled\n", r.ID) })
+}
+
+type runsErase struct {
+	ID host.RunID `arg:""`
+}
+
+func (r runsErase) Run(e *env) error {
+	return answer(e, func(c *client.Client) (host.Run, error) { return c.EraseRun(e.ctx, r.ID) }, func(v host.Run) {
+		e.printf("%s: the content is erased; headers, digests and the audit log stay\n", v.ID)
+	})
 }
 
 type runsResolve struct {

@@ -35,6 +35,9 @@ type Backend interface {
 	Runs(ctx context.Context, c host.Caller, limit int) ([]host.Run, error)
 	Run(ctx context.Context, c host.Caller, id host.RunID) (RunView, error)
 	CancelRun(ctx context.Context, c host.Caller, id host.RunID) error
+	// EraseRun takes the content of a run that has ended away for good. Headers, digests
+	// and the audit log stay.
+	EraseRun(ctx context.Context, c host.Caller, id host.RunID) (host.Run, error)
 	// Pins lists what the runs that have not ended need of a host to go on.
 	Pins(ctx context.Context, c host.Caller) ([]host.Pins, error)
 	// Resolve records a person's word on an attempt whose outcome is unknown. A run

@@ -85,8 +85,9 @@ type Operator struct {
 	Workers int   `yaml:"workers,omitempty"`
 	Waits   Waits `yaml:"waits,omitempty"`
 	// Growth bounds the journal of each segment of a run that starts from now on.
-	Growth Growth `yaml:"growth,omitempty"`
-	Store  Store  `yaml:"store,omitempty"`
+	Growth    Growth    `yaml:"growth,omitempty"`
+	Retention Retention `yaml:"retention,omitempty"`
+	Store     Store     `yaml:"store,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
 }
@@ -101,6 +102,13 @@ type Waits struct {
 	// UnknownFor is how long a person is asked what became of an attempt, 0 means 7
 	// days.
 	UnknownFor time.Duration `yaml:"unknown_for,omitempty"`
+}
+
+// Retention says how long the content of runs is kept.
+type Retention struct {
+	// Days after a run's end its content is erased; 0 means never. Headers, digests,
+	// receipts and the audit log stay.
+	Days int `yaml:"days,omitempty"`
 }
 
 // Growth is how large the journal of a segment may become.
@@ -267,6 +275,9 @@ func ReadOperator(path string) (*Operator, error) {
 	}
 	if err := o.Growth.Check(); err != nil {
 		return nil, fmt.Errorf("%s: growth: %w", path, err)
+	}
+	if o.Retention.Days < 0 {
+		return nil, fmt.Errorf("%s: retention: days is not negative", path)
 	}
 	if o.Owner.Name == "" {
 		o.Owner.Name = "Owner"

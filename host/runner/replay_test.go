@@ -214,9 +214,19 @@ func TestARunThatContinues(t *testing.T) {
 		send(c, wire.KindDone, u32(0), input)
 	}
 	s := &fakeSpawner{scripts: []script{
-		func(c net.Conn) { open(c); call(c, 1, now); call(c, 2, `{"op":"run.continue","v":1,"args":{"state":{"left":3}}}`) },
+		func(c net.Conn) {
+			open(c)
+			call(c, 1, now)
+			call(c, 2, `{"op":"run.continue","v":1,"args":{"state":{"left":3}}}`)
+		},
 		func(c net.Conn) { open(c); call(c, 1, now); call(c, 2, sleep) },
-		func(c net.Conn) { open(c); past(c, 1); seen(c, 1, now); call(c, 2, sleep); call(c, 3, `{"op":"run.continue","v":1,"args":{"state":"last"}}`) },
+		func(c net.Conn) {
+			open(c)
+			past(c, 1)
+			seen(c, 1, now)
+			call(c, 2, sleep)
+			call(c, 3, `{"op":"run.continue","v":1,"args":{"state":"last"}}`)
+		},
 		again,
 	}}
 	var ahead atomic.Int64

@@ -28,21 +28,22 @@ type Run struct {
 	Result         []byte // sealed; nil before the end
 	ResultLabel    []byte // sealed
 	ReceiptLeaf    int64
+	Genesis        abi.Digest // of an erased run: the head of its chain before the first record
 }
 
 const runColumns = `run_id, root_run, parent_run, on_behalf_of, skill, module_sha256, image_sha256, abi_version, engine, config_sha256, manifest_sha256,
 	state, wait_kind, wake_at, attended, budget_micro, estimate, key_enc, start_enc, label_enc, next_seq, journal_bytes, chain_sha256, calls,
-	created_at, started_at, ended_at, result_enc, result_label_enc, failure, receipt, receipt_leaf`
+	created_at, started_at, ended_at, result_enc, result_label_enc, failure, receipt, receipt_leaf, erased_at, genesis_sha256`
 
 func (tx *Tx) scanRun(scan func(...any) error) (Run, error) {
 	var r Run
 	var by host.PrincipalID
-	var module, image, config, manifest, chain []byte
+	var module, image, config, manifest, chain, genesis []byte
 	var estimate string
-	var wake, created, started, ended int64
+	var wake, created, started, ended, erased int64
 	err := scan(&r.ID, &r.Root, &r.Parent, &by, &r.Skill, &module, &image, &r.ABI, &r.Engine, &config, &manifest,
 		&r.State, &r.Wait, &wake, &r.Attended, &r.Budget, &estimate, &r.Key, &r.Start, &r.StartLabel, &r.NextSeq, &r.JournalBytes, &chain, &r.Calls,
-		&created, &started, &ended, &r.Result, &r.ResultLabel, &r.Failure, &r.Receipt, &r.ReceiptLeaf)
+		&created, &started, &ended, &r.Result, &r.ResultLabel, &r.Failure, &r.Receipt, &r.ReceiptLeaf, &erased, &genesis)
 	if err != nil {
 		return r, err
 	}
@@ -51,9 +52,10 @@ func (tx *Tx) scanRun(scan func(...any) error) (Run, error) {
 	copy(r.ConfigSHA256[:], config)
 	copy(r.ManifestSHA256[:], manifest)
 	copy(r.Chain[:], chain)
+	copy(r.Genesis[:], genesis)
 	r.Workspace = tx.ws
 	r.OnBehalfOf.ID = by
-	r.WakeAt, r.CreatedAt, r.StartedAt, r.EndedAt = fromMilli(wake), fromMilli(created), fromMilli(started), fromMilli(ended)
+	r.WakeAt, r.CreatedAt, r.StartedAt, r.EndedAt, r.ErasedAt = fromMilli(wake), fromMilli(created), fromMilli(started), fromMilli(ended), fromMilli(erased)
 	if r.ReceiptLeaf >= 0 {
 		r.ReceiptID = host.ReceiptID(fmt.Sprintf("rcpt_%d", r.ReceiptLeaf))
 	}

@@ -33,6 +33,9 @@ func (w *Workspace) Approval(ctx context.Context, _ host.Caller, id host.Approva
 		return v, noApproval(err)
 	}
 	d, err := w.openApproval(&row)
+	if errors.Is(err, approval.ErrErased) {
+		return v, &host.Problem{Kind: host.ErrNotFound, Code: "APPROVAL_ERASED", Detail: "what this approval showed was erased with its run", Remedy: "the audit log has who answered it and when"}
+	}
 	if err != nil {
 		return v, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/approval"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
@@ -194,6 +195,11 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 	if err != nil {
 		return v, noRun(err)
 	}
+	v = api.RunView{Run: row.Run, Module: row.Module.String(), Log: []host.CallView{}, Records: row.NextSeq - 1, JournalBytes: row.JournalBytes, Segments: segments(row, marks)}
+	if !row.ErasedAt.IsZero() {
+		v.Notice = "the content was erased; the records' headers and digests are kept"
+		return v, nil
+	}
 	key, err := w.keys.OpenRunKey(id, row.Key)
 	if err != nil {
 		return v, err
@@ -202,8 +208,7 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 	if err != nil {
 		return v, err
 	}
-	v = api.RunView{Run: row.Run, Module: row.Module.String(), Log: broker.Views(log.Entries()), Records: row.NextSeq - 1, JournalBytes: row.JournalBytes}
-	v.Segments = segments(row, marks)
+	v.Log = broker.Views(log.Entries())
 	if v.Notice, err = w.notice(&row, key, log); err != nil {
 		return v, err
 	}
@@ -310,7 +315,7 @@ func (w *Workspace) Approvals(ctx context.Context, _ host.Caller, state host.App
 		return err
 	})
 	for i := range rows {
-		if _, err := w.openApproval(&rows[i]); err != nil {
+		if _, err := w.openApproval(&rows[i]); err != nil && !errors.Is(err, approval.ErrErased) {
 			return nil, err
 		}
 		list = append(list, rows[i].Approval)

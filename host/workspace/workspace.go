@@ -73,6 +73,8 @@ type Workspace struct {
 
 	keep sync.Mutex
 	kept time.Time // when housekeep last ran
+
+	unscrubbed atomic.Bool // the database's log still has to be written back after an erasure
 }
 
 // Open takes the workspace over and goes on with its runs.

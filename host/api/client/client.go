@@ -203,6 +203,12 @@ func (c *Client) CancelRun(ctx context.Context, id host.RunID) error {
 	return c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/cancel", nil, nil)
 }
 
+// EraseRun takes the content of an ended run away for good.
+func (c *Client) EraseRun(ctx context.Context, id host.RunID) (r host.Run, err error) {
+	err = c.request(ctx, http.MethodDelete, "/v1/runs/"+url.PathEscape(string(id))+"/content", nil, &r)
+	return r, err
+}
+
 // Pins lists what the runs that have not ended need of a host.
 func (c *Client) Pins(ctx context.Context) ([]host.Pins, error) {
 	return all[host.Pins](ctx, c, "/v1/pins")

@@ -236,6 +236,10 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 		func(ctx context.Context, c host.Caller, in *runID) (*none, error) {
 			return &none{}, b.CancelRun(ctx, c, in.ID)
 		})
+	add(a, fail, route{"erase-run", http.MethodDelete, "/v1/runs/{id}/content", "Take the content of an ended run away for good", host.ScopeAdmin, http.StatusOK, 0},
+		func(ctx context.Context, c host.Caller, in *runID) (*body[host.Run], error) {
+			return one(b.EraseRun(ctx, c, in.ID))
+		})
 	add(a, fail, route{"list-pins", get, "/v1/pins", "What the runs that have not ended need of a host: engine, ABI, records", host.ScopeRead, 0, 0},
 		func(ctx context.Context, c host.Caller, _ *none) (*body[list[host.Pins]], error) {
 			return many(b.Pins(ctx, c))
