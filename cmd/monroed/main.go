@@ -20,6 +20,8 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api/rest"
 	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/vault"
+	"github.com/getmonroe/monroe/host/vault/awskms"
 	"github.com/getmonroe/monroe/host/workspace"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
@@ -30,6 +32,7 @@ type flags struct {
 	Worker      string `help:"The monroe-worker program; empty: beside this one." type:"path"`
 	Listen      string `help:"Loopback address for the API besides the socket, such as 127.0.0.1:7070."`
 	Provision   string `help:"Prepare the PostgreSQL database of MONROE_STORE_ADMIN for the workspace, bind this role to it, and end." placeholder:"ROLE"`
+	RewrapKeys  bool   `help:"Seal the keyset's file by what operator.yaml names now (keys), and end. The daemon must not run."`
 	InsecureDev bool   `help:"Run guests although the confinement is incomplete. Never with modules of others."`
 }
 
@@ -69,6 +72,16 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	kek, err := kekOf(ctx, operator.Keys)
+	if err != nil {
+		return err
+	}
+	if f.RewrapKeys {
+		c := workspace.Config{Name: name, Dir: dir, Postgres: postgres, Operator: operator, KEK: kek, Now: time.Now, Log: log}
+		return workspace.RewrapKeys(ctx, c, func(was string) (vault.KEK, error) {
+			return awskms.New(ctx, was, endpointOf(operator.Keys))
+		})
+	}
 	if f.Worker == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -88,7 +101,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 		return err
 	}
 	w, err := workspace.Open(ctx, workspace.Config{
-		Name: name, Dir: dir, Postgres: postgres, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: workers{spawner},
+		Name: name, Dir: dir, Postgres: postgres, Operator: operator, KEK: kek, World: build, Compiler: compiler{spawner}, Spawner: workers{spawner},
 		Confinement: confinement(f.InsecureDev), Now: time.Now, Log: log,
 	})
 	if err != nil {
@@ -157,4 +170,23 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 		_ = srv.Shutdown(end) // streams end with ctx; whoever is left is cut off
 		return err
 	}
+}
+
+// kekOf is what seals the keyset's file, nil for clear text.
+func kekOf(ctx context.Context, k config.Keys) (vault.KEK, error) {
+	name := k.KMS
+	if v := os.Getenv("MONROE_KMS"); v != "" {
+		name = v
+	}
+	if name == "" {
+		return nil, nil
+	}
+	return awskms.New(ctx, name, endpointOf(k))
+}
+
+func endpointOf(k config.Keys) string {
+	if v := os.Getenv("MONROE_KMS_ENDPOINT"); v != "" {
+		return v
+	}
+	return k.Endpoint
 }

@@ -38,6 +38,10 @@ type Backend interface {
 	// EraseRun takes the content of a run that has ended away for good. Headers, digests
 	// and the audit log stay.
 	EraseRun(ctx context.Context, c host.Caller, id host.RunID) (host.Run, error)
+	// Keys tells of the workspace's keys, and shows none.
+	Keys(ctx context.Context, c host.Caller) (KeysView, error)
+	// RotateKeys makes a new sealing key the one that seals.
+	RotateKeys(ctx context.Context, c host.Caller) (KeysView, error)
 	// Pins lists what the runs that have not ended need of a host to go on.
 	Pins(ctx context.Context, c host.Caller) ([]host.Pins, error)
 	// Resolve records a person's word on an attempt whose outcome is unknown. A run
@@ -158,6 +162,14 @@ type JournalChain struct {
 	Run  host.RunID `json:"run"`
 	Seq  int64      `json:"seq"`
 	Head string     `json:"head" doc:"chained SHA-256 of headers and ciphertexts, hexadecimal"`
+}
+
+// KeysView tells of the workspace's keys.
+type KeysView struct {
+	Keys       int    `json:"keys" doc:"sealing keys of the set; the newest seals, all open"`
+	KEK        string `json:"kek,omitempty" doc:"what seals the keyset's file; absent: nothing, it is in clear text"`
+	Rewrapping bool   `json:"rewrapping" doc:"rows that an earlier key sealed are being sealed anew"`
+	Stale      string `json:"stale,omitempty" doc:"why nothing new is done: the key service has not answered for too long"`
 }
 
 // DoctorView is the state of the daemon.

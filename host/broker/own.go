@@ -282,7 +282,7 @@ func doBatch(ctx context.Context, b *Broker, s *Session, c *call) error {
 // A skill's memory. Its namespace is the skill's name, so that a new version finds
 // what the old one left; every value keeps the label it was stored with.
 
-func (b *Broker) kvSlot(ns, column string, keyMAC []byte) vault.Slot {
+func kvSlot(ns, column string, keyMAC []byte) vault.Slot {
 	return vault.Slot{Table: "kv", Column: column, Row: fmt.Sprintf("%s/%x", ns, keyMAC), Version: 1}
 }
 
@@ -323,10 +323,10 @@ func doKVGet(ctx context.Context, b *Broker, s *Session, c *call) {
 			return err
 		}
 		r.Found = true
-		if r.Value, err = b.Keys.Open(b.kvSlot(ns, "value", mac), v.Value); err != nil {
+		if r.Value, err = b.Keys.Open(kvSlot(ns, "value", mac), v.Value); err != nil {
 			return err
 		}
-		return b.joinLabel(b.kvSlot(ns, "label", mac), v.Label, c)
+		return b.joinLabel(kvSlot(ns, "label", mac), v.Label, c)
 	})
 	if err != nil {
 		fail(c, err)
@@ -395,9 +395,9 @@ func doKVPut(_ context.Context, b *Broker, s *Session, c *call) {
 		}
 		v := store.KV{KeyMAC: mac}
 		var e1, e2, e3 error
-		v.Key, e1 = b.Keys.Seal(b.kvSlot(ns, "key", mac), []byte(a.Key))
-		v.Value, e2 = b.Keys.Seal(b.kvSlot(ns, "value", mac), a.Value)
-		v.Label, e3 = b.Keys.Seal(b.kvSlot(ns, "label", mac), lab)
+		v.Key, e1 = b.Keys.Seal(kvSlot(ns, "key", mac), []byte(a.Key))
+		v.Value, e2 = b.Keys.Seal(kvSlot(ns, "value", mac), a.Value)
+		v.Label, e3 = b.Keys.Seal(kvSlot(ns, "label", mac), lab)
 		return errors.Join(e1, e2, e3, tx.PutKV(ns, v), b.raiseNamespace(tx, ns, held))
 	}
 }
@@ -458,7 +458,7 @@ func doKVList(ctx context.Context, b *Broker, s *Session, c *call) {
 			return err
 		}
 		for _, v := range list {
-			key, err := b.Keys.Open(b.kvSlot(ns, "key", v.KeyMAC), v.Key)
+			key, err := b.Keys.Open(kvSlot(ns, "key", v.KeyMAC), v.Key)
 			if err != nil {
 				return err
 			}

@@ -87,6 +87,7 @@ type Operator struct {
 	// Growth bounds the journal of each segment of a run that starts from now on.
 	Growth    Growth    `yaml:"growth,omitempty"`
 	Retention Retention `yaml:"retention,omitempty"`
+	Keys      Keys      `yaml:"keys,omitempty"`
 	Store     Store     `yaml:"store,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
@@ -102,6 +103,16 @@ type Waits struct {
 	// UnknownFor is how long a person is asked what became of an attempt, 0 means 7
 	// days.
 	UnknownFor time.Duration `yaml:"unknown_for,omitempty"`
+}
+
+// Keys says what seals the keyset's file. Without a key service it is in clear text.
+type Keys struct {
+	// KMS is the ARN of a key in AWS KMS; the environment's MONROE_KMS wins.
+	KMS string `yaml:"kms,omitempty"`
+	// Endpoint is another one than AWS's; the environment's MONROE_KMS_ENDPOINT wins.
+	Endpoint string `yaml:"endpoint,omitempty"`
+	// Cache is how long work goes on after the service last answered, 0 means an hour.
+	Cache time.Duration `yaml:"cache,omitempty"`
 }
 
 // Retention says how long the content of runs is kept.
@@ -275,6 +286,9 @@ func ReadOperator(path string) (*Operator, error) {
 	}
 	if err := o.Growth.Check(); err != nil {
 		return nil, fmt.Errorf("%s: growth: %w", path, err)
+	}
+	if o.Keys.Cache < 0 || o.Keys.Cache > 24*time.Hour {
+		return nil, fmt.Errorf("%s: keys: cache is at most 24h", path)
 	}
 	if o.Retention.Days < 0 {
 		return nil, fmt.Errorf("%s: retention: days is not negative", path)

@@ -15,6 +15,8 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
 	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/vault"
+	"github.com/getmonroe/monroe/host/vault/vaulttest"
 	"github.com/getmonroe/monroe/host/workspace"
 )
 
@@ -224,5 +226,75 @@ func TestFilesOfAnErasedRunThatACrashLeftAreSwept(t *testing.T) {
 	}
 	if got := b.blobs(t); len(got) != 0 || bytes.Contains(content, []byte("CANARY")) {
 		t.Errorf("files %v", got)
+	}
+}
+
+// The workspace as a whole: a key service, a rotation while runs wait, a restart.
+func TestAWorkspaceWithAKeyServiceIsRotatedWhileRunsWait(t *testing.T) {
+	kek := &vaulttest.KEK{ID: "one"}
+	var ahead atomic.Int64
+	s := &fakeSpawner{scripts: []script{func(c net.Conn) { open(c); call(c, 1, sleep); done(c) }}}
+	b := benchWith(t, s, func(c *workspace.Config) {
+		c.KEK = kek
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+	member := b.caller
+	member.Role = host.RoleMember
+	_, err = b.RotateKeys(t.Context(), member)
+	problem(t, err, "ROLE")
+	v, err := b.RotateKeys(t.Context(), b.caller)
+	if err != nil || v.Keys != 2 || v.KEK != "one" || !v.Rewrapping {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	for v.Rewrapping {
+		if err := b.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		v, _ = b.Keys(t.Context(), b.caller)
+	}
+	b.reopen(t)
+	ahead.Store(int64(2 * time.Hour))
+	if err := b.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, r.ID, func(host.RunState) bool { return false })
+	if v := b.view(t, r.ID); v.State != host.StateSucceeded {
+		t.Errorf("%s: %s", v.State, v.Failure)
+	}
+	b.verified(t)
+
+	// A service that is away: no start of the daemon, and the file is as it was.
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	kek.Away.Store(true)
+	if _, err := workspace.Open(t.Context(), b.config); !errors.Is(err, vault.ErrKEK) {
+		t.Errorf("a start without the service: %v", err)
+	}
+	kek.Away.Store(false)
+	// Back to clear text, and to another service, by the operator's word alone.
+	find := func(string) (vault.KEK, error) { return kek, nil }
+	back := b.config
+	back.KEK = nil
+	if _, err := workspace.Open(t.Context(), back); err == nil {
+		t.Error("a sealed keyset was opened as clear text")
+	}
+	if err := workspace.RewrapKeys(t.Context(), back, find); err != nil {
+		t.Fatal(err)
+	}
+	b.config = back
+	if b.Workspace, err = workspace.Open(t.Context(), back); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := b.Keys(t.Context(), b.caller); err != nil || v.KEK != "" || v.Keys != 2 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if b.view(t, r.ID).State != host.StateSucceeded {
+		t.Error("the run is gone")
 	}
 }

@@ -60,6 +60,9 @@ func (w *Workspace) estimate(tx *store.Tx, module abi.Digest, manifest *abi.Mani
 
 // StartRun implements api.Backend.
 func (w *Workspace) StartRun(ctx context.Context, c host.Caller, in api.StartInput) (host.Run, error) {
+	if err := w.keys.Stale(w.Now()); err != nil {
+		return host.Run{}, &host.Problem{Kind: host.ErrOverload, Code: "KEYS", Detail: err.Error(), Remedy: "nothing new is started until the key service answers again"}
+	}
 	m, manifest, err := w.module(ctx, in.Skill)
 	if err != nil {
 		return host.Run{}, err

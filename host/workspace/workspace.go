@@ -45,6 +45,8 @@ type Config struct {
 	// Postgres keeps the state in PostgreSQL; nil means SQLite in Dir.
 	Postgres *store.PostgresConfig
 	Operator *config.Operator
+	// KEK seals the keyset's file; nil leaves it in clear text.
+	KEK vault.KEK
 	// World builds the connectors for a configuration.
 	World    func(*config.Workspace) (broker.World, error)
 	Compiler module.Compiler
@@ -74,6 +76,8 @@ type Workspace struct {
 	keep sync.Mutex
 	kept time.Time // when housekeep last ran
 
+	rewrapping atomic.Bool // rows that an earlier key sealed may be left
+	confirming atomic.Bool
 	unscrubbed atomic.Bool // the database's log still has to be written back after an erasure
 }
 
@@ -97,9 +101,11 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 			err = errors.Join(err, w.store.Close())
 		}
 	}()
-	if w.keys, err = vault.OpenKeyset(filepath.Join(c.Dir, "keyset.json"), c.Name); err != nil {
+	if w.keys, err = vault.OpenKeysetWith(ctx, filepath.Join(c.Dir, "keyset.json"), c.Name, c.KEK, c.Operator.Keys.Cache); err != nil {
 		return nil, err
 	}
+	w.keys.Confirm(ctx, c.Now()) // it was opened just now: the cache's time begins
+	w.rewrapping.Store(true)     // a rotation may have been cut off
 	if err := w.seed(ctx); err != nil {
 		return nil, err
 	}
@@ -249,7 +255,8 @@ func toGrants(rows []store.Grant) []grant.Grant {
 // Sweep wakes what has waited long enough, signs a checkpoint if the log grew and
 // keeps house. The daemon calls it every second.
 func (w *Workspace) Sweep(ctx context.Context) error {
-	return errors.Join(w.runner.Sweep(), w.checkpoint(ctx, checkpointEvery), w.housekeep(ctx))
+	w.confirm(ctx)
+	return errors.Join(w.runner.Sweep(), w.checkpoint(ctx, checkpointEvery), w.rewrap(ctx), w.housekeep(ctx))
 }
 
 const checkpointEvery = 30 * time.Second

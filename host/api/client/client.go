@@ -209,6 +209,17 @@ func (c *Client) EraseRun(ctx context.Context, id host.RunID) (r host.Run, err e
 	return r, err
 }
 
+// Keys tells of the workspace's keys.
+func (c *Client) Keys(ctx context.Context) (api.KeysView, error) {
+	return get[api.KeysView](ctx, c, "/v1/keys")
+}
+
+// RotateKeys makes a new sealing key the one that seals.
+func (c *Client) RotateKeys(ctx context.Context) (v api.KeysView, err error) {
+	err = c.request(ctx, http.MethodPost, "/v1/keys/rotate", nil, &v)
+	return v, err
+}
+
 // Pins lists what the runs that have not ended need of a host.
 func (c *Client) Pins(ctx context.Context) ([]host.Pins, error) {
 	return all[host.Pins](ctx, c, "/v1/pins")
