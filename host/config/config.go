@@ -82,8 +82,11 @@ type Operator struct {
 	HTTP    HTTP      `yaml:"http,omitempty"`
 	Ceiling []Ceiling `yaml:"ceilings,omitempty"`
 	// Workers bounds how many runs are busy at the same time, 0 means 4.
-	Workers int   `yaml:"workers,omitempty"`
-	Waits   Waits `yaml:"waits,omitempty"`
+	Workers int `yaml:"workers,omitempty"`
+	// Spares is how many workers wait with a module loaded for its next run, absent
+	// means 2, at most 64.
+	Spares *int  `yaml:"spare_workers,omitempty"`
+	Waits  Waits `yaml:"waits,omitempty"`
 	// Growth bounds the journal of each segment of a run that starts from now on.
 	Growth    Growth    `yaml:"growth,omitempty"`
 	Retention Retention `yaml:"retention,omitempty"`
@@ -91,6 +94,14 @@ type Operator struct {
 	Store     Store     `yaml:"store,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
+}
+
+// SpareWorkers is how many workers wait with a module loaded for its next run.
+func (o *Operator) SpareWorkers() int {
+	if o.Spares == nil {
+		return 2
+	}
+	return *o.Spares
 }
 
 // Waits says how runs wait.
@@ -292,6 +303,9 @@ func ReadOperator(path string) (*Operator, error) {
 	}
 	if o.Retention.Days < 0 {
 		return nil, fmt.Errorf("%s: retention: days is not negative", path)
+	}
+	if n := o.SpareWorkers(); n < 0 || n > 64 {
+		return nil, fmt.Errorf("%s: spare_workers is 0 to 64", path)
 	}
 	if o.Owner.Name == "" {
 		o.Owner.Name = "Owner"
