@@ -152,7 +152,8 @@ const (
 	WaitUnknown  WaitKind = "outcome_unknown"
 	// WaitConnector is for a server, a folder or a credential that the operator took away.
 	WaitConnector WaitKind = "connector"
-	WaitPinned    WaitKind = "pinned" // for a host that can replay it: it began under another
+	WaitRestored  WaitKind = "restored" // for a person, since the database was put back from a backup
+	WaitPinned    WaitKind = "pinned"   // for a host that can replay it: it began under another
 )
 
 // RecordVersion is the form of journal records that this binary writes and reads.

@@ -194,6 +194,7 @@ type runsCmd struct {
 	Watch  runsWatch  `cmd:"" help:"Follow a run."`
 	Cancel runsCancel `cmd:"" help:"End a run."`
 
+	Release runsRelease `cmd:"" help:"Let runs go on that are held since the workspace was restored from a backup."`
 	Erase   runsErase   `cmd:"" help:"Take the content of a run that has ended away for good."`
 	Resolve runsResolve `cmd:"" help:"Say what became of an attempt whose outcome is unknown."`
 }
@@ -244,6 +245,9 @@ func (r runsShow) Run(e *env) error {
 		if v.State == host.StateWaiting && v.Wait == host.WaitUnknown {
 			e.doubt(v)
 		}
+		if v.State == host.StateWaiting && v.Wait == host.WaitRestored {
+			e.printf("\nheld since the workspace was restored from a backup; look at what was done since, then: monroe runs release %s\n", v.ID)
+		}
 		e.ended(v)
 	})
 }
@@ -280,6 +284,22 @@ func (r runsCancel) Run(e *env) error {
 		return err
 	}
 	return e.show(map[string]any{"cancelled": r.ID}, func() { e.printf("%s is being cancelled\n", r.ID) })
+}
+
+type runsRelease struct {
+	IDs []host.RunID `arg:"" name:"id" help:"The runs; look first at what was done since the backup."`
+}
+
+func (r runsRelease) Run(e *env) error {
+	for _, id := range r.IDs {
+		err := answer(e, func(c *client.Client) (host.Run, error) { return c.ReleaseRun(e.ctx, id) }, func(v host.Run) {
+			e.printf("%s goes on; follow it: monroe runs watch %s\n", v.ID, v.ID)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type runsErase struct {

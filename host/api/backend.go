@@ -38,6 +38,8 @@ type Backend interface {
 	// EraseRun takes the content of a run that has ended away for good. Headers, digests
 	// and the audit log stay.
 	EraseRun(ctx context.Context, c host.Caller, id host.RunID) (host.Run, error)
+	// ReleaseRun lets a run go on that is held since the database was restored.
+	ReleaseRun(ctx context.Context, c host.Caller, id host.RunID) (host.Run, error)
 	// Keys tells of the workspace's keys, and shows none.
 	Keys(ctx context.Context, c host.Caller) (KeysView, error)
 	// RotateKeys makes a new sealing key the one that seals.

@@ -119,7 +119,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	var mod store.Module
 	now := r.Now()
 	err := r.Store.Write(ctx, func(tx *store.Tx) (err error) {
-		if p.row, err = tx.Run(id); err != nil || p.row.State.Ended() {
+		if p.row, err = tx.Run(id); err != nil || p.idle() {
 			return err
 		}
 		if mod, err = tx.Module(p.row.Module); err != nil {
@@ -133,7 +133,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 		}
 		return tx.SetState(id, host.StateRunning, "", time.Time{}, now, host.StateQueued, host.StateWaiting, host.StateRunning)
 	})
-	if err != nil || p.row.State.Ended() {
+	if err != nil || p.idle() {
 		return nil, err
 	}
 	key, err := r.Keys.OpenRunKey(id, p.row.Key)
@@ -165,6 +165,12 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	}
 	f.add(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(log.Segment(), len(p.past))})
 	return p, nil
+}
+
+// idle reports whether there is nothing to do for a worker: the run has ended, or a
+// person has not let it go on yet.
+func (p *prepared) idle() bool {
+	return p.row.State.Ended() || p.row.State == host.StateWaiting && p.row.Wait == host.WaitRestored
 }
 
 func startText(seg *journal.Segment, past int) string {

@@ -632,6 +632,18 @@ func TestEveryMethod(t *testing.T) {
 			is("LastCheckpoint", []any{size, when, note}, []any{int64(3), at, []byte("note")})
 			return errors.Join(err, err2, err3, err4)
 		})
+		in(func(tx *store.Tx) error {
+			held, voided, err := tx.Restored(at)
+			is("Restored", []any{held, voided, err}, []any{int64(1), 0, nil})
+			r, err := tx.Run("run_3")
+			is("Restored", []any{r.State, r.Wait, r.WakeAt}, []any{host.StateWaiting, host.WaitRestored, time.Time{}})
+			due, err2 := tx.Due(at.AddDate(1, 0, 0), 5)
+			is("Due", due, []host.RunID(nil))
+			return errors.Join(err, err2)
+		})
+		if err := s.Write(t.Context(), putPrincipal("late")); !errors.Is(err, store.ErrFenced) {
+			t.Errorf("a write after Restored: %v", err)
+		}
 		for i := range reflect.TypeFor[*store.Tx]().NumMethod() {
 			if m := reflect.TypeFor[*store.Tx]().Method(i).Name; !called[m] {
 				t.Errorf("%s was not called: add it", m)

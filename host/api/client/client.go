@@ -209,6 +209,12 @@ func (c *Client) EraseRun(ctx context.Context, id host.RunID) (r host.Run, err e
 	return r, err
 }
 
+// ReleaseRun lets a run go on that is held since a restore.
+func (c *Client) ReleaseRun(ctx context.Context, id host.RunID) (r host.Run, err error) {
+	err = c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/release", nil, &r)
+	return r, err
+}
+
 // Keys tells of the workspace's keys.
 func (c *Client) Keys(ctx context.Context) (api.KeysView, error) {
 	return get[api.KeysView](ctx, c, "/v1/keys")

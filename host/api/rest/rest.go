@@ -240,6 +240,10 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 		func(ctx context.Context, c host.Caller, in *runID) (*body[host.Run], error) {
 			return one(b.EraseRun(ctx, c, in.ID))
 		})
+	add(a, fail, route{"release-run", post, "/v1/runs/{id}/release", "Let a run go on that is held since the database was restored", host.ScopeAdmin, http.StatusOK, 0},
+		func(ctx context.Context, c host.Caller, in *runID) (*body[host.Run], error) {
+			return one(b.ReleaseRun(ctx, c, in.ID))
+		})
 	add(a, fail, route{"get-keys", get, "/v1/keys", "What is known of the workspace's keys, and none of them", host.ScopeRead, 0, 0},
 		func(ctx context.Context, c host.Caller, _ *none) (*body[api.KeysView], error) {
 			return one(b.Keys(ctx, c))
