@@ -39,7 +39,7 @@ func (d *daemon) wrapped(id host.RunID) (key []byte) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	defer db.Close() //nolint:errcheck // it was only read
+	defer db.Close()
 	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
 	defer cancel()
 	if err := db.QueryRowContext(ctx, "SELECT key_enc FROM run WHERE run_id = ?", string(id)).Scan(&key); err != nil {

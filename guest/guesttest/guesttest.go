@@ -159,7 +159,7 @@ func (h *Host) segment(i guest.Host, run func(*guest.Run) error) (status int32, 
 		if p := recover(); p == (continued{}) {
 			again = true
 		} else if p != nil {
-			panic(p) //nolint:forbidigo // the guest's own, passed on
+			panic(p) // the guest's own, passed on
 		}
 	}()
 	return guest.Execute(i, run), false

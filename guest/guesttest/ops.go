@@ -101,7 +101,7 @@ func (h *Host) plain(op abi.Op, args json.RawMessage) abi.Reply {
 				return abi.Refuse(abi.Deny(abi.Invalid, "a state is needed", ""))
 			}
 			h.input = a.State
-			panic(continued{}) //nolint:forbidigo // nothing of the guest goes on; Run begins it anew
+			panic(continued{}) // nothing of the guest goes on; Run begins it anew
 		})
 	case abi.OpToolList:
 		return abi.OK(abi.ToolListResult{Tools: h.tools()})

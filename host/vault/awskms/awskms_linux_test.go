@@ -157,8 +157,16 @@ func TestNeedsLocalKMS(t *testing.T) {
 func TestWhatIsNoKeyOrNoSafeEndpointIsRefused(t *testing.T) {
 	const good = "arn:aws:kms:eu-central-1:111122223333:key/1234"
 	for _, c := range [][2]string{
-		{"", ""}, {"1234", ""}, {"arn:aws:s3:::bucket", ""}, {"arn:aws:kms:eu-central-1:111122223333:alias/x", ""}, {"arn:aws:kms::1:key/1", ""},
-		{good, "http://kms.example.com"}, {good, "kms.example.com"}, {good, "https://user@kms.example.com"}, {good, "ftp://127.0.0.1"}, {good, "http://127.0.0.1.evil.example"},
+		{"", ""},
+		{"1234", ""},
+		{"arn:aws:s3:::bucket", ""},
+		{"arn:aws:kms:eu-central-1:111122223333:alias/x", ""},
+		{"arn:aws:kms::1:key/1", ""},
+		{good, "http://kms.example.com"},
+		{good, "kms.example.com"},
+		{good, "https://user@kms.example.com"},
+		{good, "ftp://127.0.0.1"},
+		{good, "http://127.0.0.1.evil.example"},
 	} {
 		if _, err := awskms.New(t.Context(), c[0], c[1]); err == nil {
 			t.Errorf("%q at %q was accepted", c[0], c[1])
