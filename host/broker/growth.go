@@ -17,11 +17,9 @@ const heedless = 64
 func (s *Session) growth() journal.Growth { return s.Growth.Or(journal.DefaultGrowth()) }
 
 // full refuses a new call of a run whose journal has no room, before anything of it is
-// written. Only run.continue is let through: it is the way on.
+// written. Only run.continue is let through: it is the way on. Whatever comes of the call,
+// its bytes are not recorded.
 func (s *Session) full(c *call) error {
-	if c.req != nil && c.req.Op == abi.OpRunContinue || c.denial != nil && !s.growth().Full(s.Log.Size(), 0) {
-		return nil
-	}
 	g, size := s.growth(), s.Log.Size()
 	if !g.Full(size, len(c.raw)) {
 		return nil
@@ -31,6 +29,9 @@ func (s *Session) full(c *call) error {
 	}
 	s.heedless++
 	c.overgrown = true
+	if c.denial != nil || c.req.Op == abi.OpRunContinue {
+		return nil
+	}
 	c.denial = abi.Deny(abi.TooLarge, fmt.Sprintf("the run's journal has %s in this segment, %d records and %d bytes are allowed", size, g.MaxRecords, g.MaxBytes),
 		"call run.continue with the state that is needed from here on; a new segment begins with it and an empty journal")
 	return nil

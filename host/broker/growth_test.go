@@ -77,6 +77,26 @@ func TestACallThatWouldNotFitIsRefusedWithoutItsBytes(t *testing.T) {
 	h.ok(3, timeNow)
 }
 
+// What is refused for another reason costs no bytes either once the journal is full, and
+// ends the run as well.
+func TestAFullJournalTakesNoBytesOfAnything(t *testing.T) {
+	for name, raw := range map[string][]byte{
+		"malformed":                []byte(`{"op":"` + strings.Repeat("x", 30_000)),
+		"a continue without state": request(abi.OpRunContinue, fmt.Sprintf(`{"other":%q}`, strings.Repeat("x", 30_000))),
+	} {
+		h := newHouse(t)
+		h.ok(1, timeNow)
+		h.s.Growth = host.Growth{MaxBytes: 20_000}
+		before, n, err := h.s.Log.Size().Bytes, uint32(2), error(nil)
+		for ; err == nil && n < 200; n++ {
+			_, err = h.door.Do(t.Context(), h.s, n, raw)
+		}
+		if !errors.Is(err, broker.ErrOvergrown) || h.s.Log.Size().Bytes-before > 64*700 {
+			t.Errorf("%s: after %d calls %v, %s", name, n, err, h.s.Log.Size())
+		}
+	}
+}
+
 func TestTheWarningComesOnceInEachSegment(t *testing.T) {
 	h := newHouse(t)
 	warnings := 0

@@ -165,3 +165,18 @@ func TestAMissingOrAlteredFileStopsThatRunAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A file that cannot be written takes its transaction with it: no row refers to nothing.
+func TestARowIsNotWrittenWithoutItsFile(t *testing.T) {
+	f := newFixture(t)
+	if err := os.WriteFile(filepath.Join(f.dir, "blobs"), nil, 0o600); err != nil { // where a directory should be
+		t.Fatal(err)
+	}
+	before := f.row.NextSeq
+	if err := f.add(t, f.open(t), 4, bytes.Repeat([]byte("x"), 2*store.MaxInline), nil); err == nil {
+		t.Fatal("it was written")
+	}
+	if f.open(t); f.row.NextSeq != before {
+		t.Errorf("%d records, %d before", f.row.NextSeq-1, before-1)
+	}
+}

@@ -40,7 +40,7 @@ func (w *Workspace) confirm(ctx context.Context) {
 	if !w.confirming.CompareAndSwap(false, true) {
 		return
 	}
-	go func() {
+	w.aside.Go(func() {
 		defer w.confirming.Store(false)
 		if !w.keys.Confirm(ctx, w.Now()) {
 			return
@@ -53,7 +53,7 @@ func (w *Workspace) confirm(ctx context.Context) {
 		if err := w.runner.Recheck(); err != nil && ctx.Err() == nil {
 			w.Log.Error("sweep", slog.String("error", err.Error()))
 		}
-	}()
+	})
 }
 
 // Keys implements api.Backend.

@@ -78,7 +78,8 @@ type Workspace struct {
 
 	rewrapping atomic.Bool // rows that an earlier key sealed may be left
 	confirming atomic.Bool
-	unscrubbed atomic.Bool // the database's log still has to be written back after an erasure
+	aside      sync.WaitGroup // what Close waits for
+	unscrubbed atomic.Bool    // the database's log still has to be written back after an erasure
 }
 
 // Open takes the workspace over and goes on with its runs.
@@ -270,6 +271,7 @@ func (w *Workspace) Failure() error { return w.store.Reason() }
 // Close stops every run where it is recorded and gives the workspace up.
 func (w *Workspace) Close() error {
 	w.runner.Close()
+	w.aside.Wait()
 	return errors.Join(w.checkpoint(context.Background(), 0), w.store.Close())
 }
 
