@@ -105,8 +105,8 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 	if w.keys, err = vault.OpenKeysetWith(ctx, filepath.Join(c.Dir, "keyset.json"), c.Name, c.KEK, c.Operator.Keys.Cache); err != nil {
 		return nil, err
 	}
-	w.keys.Confirm(ctx, c.Now()) // it was opened just now: the cache's time begins
-	w.rewrapping.Store(true)     // a rotation may have been cut off
+	w.keys.Confirm(ctx, c.Now())          // it was opened just now: the cache's time begins
+	w.rewrapping.Store(w.keys.Keys() > 1) // a rotation may have been cut off
 	if err := w.seed(ctx); err != nil {
 		return nil, err
 	}
