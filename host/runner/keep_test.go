@@ -229,6 +229,70 @@ func TestFilesOfAnErasedRunThatACrashLeftAreSwept(t *testing.T) {
 	}
 }
 
+// A run whose file of a large body is gone, or was changed, ends with a word that says so.
+// The one beside it goes on.
+func TestARunWithoutItsFileIsQuarantinedAlone(t *testing.T) {
+	for what, damage := range map[string]func(path string) error{
+		"its file is missing": os.Remove,
+		"was changed": func(path string) error {
+			b, err := os.ReadFile(path)
+			b[len(b)/2] ^= 1
+			return errors.Join(err, os.WriteFile(path, b, 0o600))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			var ahead, workers atomic.Int64
+			s := &fakeSpawner{scripts: []script{func(c net.Conn) {
+				open(c)
+				if workers.Add(1) > 2 {
+					past(c, 1)
+					seen(c, 1, put)
+				} else {
+					call(c, 1, put)
+				}
+				call(c, 2, sleep)
+				done(c)
+			}}}
+			b := benchWith(t, s, func(c *workspace.Config) {
+				c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+			})
+			if _, err := b.PushSkill(t.Context(), b.caller, []byte(keeping)); err != nil {
+				t.Fatal(err)
+			}
+			var ids [2]host.RunID
+			for i := range ids {
+				r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "keeping"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ids[i] = r.ID
+				b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+			}
+			for _, path := range b.blobs(t) {
+				if strings.Contains(path, string(ids[0])) {
+					if err := damage(path); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if v := b.view(t, ids[0]); !strings.Contains(v.Notice, "quarantined") || !strings.Contains(v.Notice, what) {
+				t.Errorf("notice %q", v.Notice)
+			}
+			ahead.Store(int64(2 * time.Hour))
+			if err := b.Sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for i, want := range []host.RunState{host.StateFailed, host.StateSucceeded} {
+				b.await(t, ids[i], func(host.RunState) bool { return false })
+				v := b.view(t, ids[i])
+				if v.State != want || i == 0 && !strings.Contains(v.Failure, what) {
+					t.Errorf("run %d %s: %s", i, v.State, v.Failure)
+				}
+			}
+		})
+	}
+}
+
 // The workspace as a whole: a key service, a rotation while runs wait, a restart.
 func TestAWorkspaceWithAKeyServiceIsRotatedWhileRunsWait(t *testing.T) {
 	kek := &vaulttest.KEK{ID: "one"}

@@ -208,6 +208,10 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		return v, err
 	}
 	log, err := journal.Open(&row, key, recs)
+	if errors.Is(err, journal.ErrCorrupt) { // the run is of no use, and people have to see why
+		v.Notice = "quarantined: " + err.Error()
+		return v, nil
+	}
 	if err != nil {
 		return v, err
 	}
