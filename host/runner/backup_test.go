@@ -204,6 +204,13 @@ func TestABackupIsWholeOrRefused(t *testing.T) {
 		}
 	}
 	refused("no keys", "put keyset.json", without)
+	if err := os.WriteFile(filepath.Join(elsewhere.Dir, "keyset.json"), []byte("another one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("over other keys", "move it away, and keep it", dir)
+	if kept, err := os.ReadFile(filepath.Join(elsewhere.Dir, "keyset.json")); err != nil || string(kept) != "another one" {
+		t.Errorf("the keys that were there: %q, %v", kept, err)
+	}
 	other := elsewhere
 	other.Name = "other"
 	if err := workspace.Restore(t.Context(), other, dir); err == nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -137,18 +138,30 @@ func (s *Store) SweepBlobs(ctx context.Context, now time.Time) (removed int, err
 	if err != nil || len(old) == 0 {
 		return 0, err
 	}
-	// In a writing turn: nobody is between a file and its row, and who lost the
+	for run, names := range old { // first without holding writers up: nearly every file is referred to
+		err := s.Read(ctx, func(tx *Tx) error {
+			names, err = tx.unused(run, names)
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		if old[run] = names; len(names) == 0 {
+			delete(old, run)
+		}
+	}
+	if len(old) == 0 {
+		return 0, nil
+	}
+	// Once more in a writing turn: nobody is between a file and its row, and who lost the
 	// workspace removes nothing.
 	err = s.Write(ctx, func(tx *Tx) error {
 		for run, names := range old {
-			used, err := tx.blobRefs(run)
+			names, err := tx.unused(run, names)
 			if err != nil {
 				return err
 			}
 			for _, name := range names {
-				if used[name] {
-					continue
-				}
 				if err := os.Remove(filepath.Join(string(s.blobs), string(run), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return fmt.Errorf("store: %w", err)
 				}
@@ -159,4 +172,10 @@ func (s *Store) SweepBlobs(ctx context.Context, now time.Time) (removed int, err
 		return nil
 	})
 	return removed, err
+}
+
+// unused are the files of a run that none of its records refers to.
+func (tx *Tx) unused(run host.RunID, names []string) ([]string, error) {
+	used, err := tx.blobRefs(run)
+	return slices.DeleteFunc(names, func(name string) bool { return used[name] }), err
 }

@@ -208,6 +208,13 @@ func Restore(ctx context.Context, c Config, from string) error {
 	if _, err := os.Lstat(filepath.Join(c.Dir, "keyset.json")); err != nil && !hasKeys {
 		return fmt.Errorf("restore: the backup has no keys: put keyset.json (and owner.token) into %s, mode 0600, and start again", c.Dir)
 	}
+	for _, name := range secrets { // one that is there already stays: it may be the only copy
+		want, ok := b.Files[name]
+		got, err := digest(filepath.Join(c.Dir, name))
+		if ok && err == nil && got != want {
+			return fmt.Errorf("restore: %s is there already, and is another one than the backup's: move it away, and keep it", filepath.Join(c.Dir, name))
+		}
+	}
 	const halfway = "restoring.db" // a database that is safe to serve gets its name
 	for rel := range b.Files {
 		to := rel

@@ -2,6 +2,7 @@ package workspace
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 
@@ -71,6 +72,9 @@ func (w *Workspace) RotateKeys(ctx context.Context, c host.Caller) (api.KeysView
 		return api.KeysView{}, err
 	}
 	if err := w.keys.Rotate(ctx); err != nil {
+		if errors.Is(err, vault.ErrKEK) {
+			err = &host.Problem{Kind: host.ErrOverload, Code: "KEYS", Detail: err.Error(), Remedy: "nothing was changed; try again when the key service answers"}
+		}
 		return api.KeysView{}, err
 	}
 	w.rewrapping.Store(true)
