@@ -105,7 +105,7 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		b.Alarms++
 	case KindSpend:
 		b.Cost += l.Cost
-	case KindProbe, KindStart, KindEnd, KindAdmin:
+	case KindProbe, KindStart, KindEnd, KindAdmin, KindGrowth, KindErase:
 	default:
 		return bad("unknown kind %q", l.Kind)
 	}
