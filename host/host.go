@@ -152,7 +152,8 @@ const (
 	WaitUnknown  WaitKind = "outcome_unknown"
 	// WaitConnector is for a server, a folder or a credential that the operator took away.
 	WaitConnector WaitKind = "connector"
-	WaitPinned    WaitKind = "pinned" // for a host that can replay it: it began under another
+	WaitRestored  WaitKind = "restored" // for a person, since the database was put back from a backup
+	WaitPinned    WaitKind = "pinned"   // for a host that can replay it: it began under another
 )
 
 // RecordVersion is the form of journal records that this binary writes and reads.
@@ -215,6 +216,8 @@ type Run struct {
 	CreatedAt  time.Time    `json:"created_at"`
 	StartedAt  time.Time    `json:"started_at,omitzero"`
 	EndedAt    time.Time    `json:"ended_at,omitzero"`
+	// ErasedAt is when the content was erased: since then there are headers and digests.
+	ErasedAt time.Time `json:"erased_at,omitzero"`
 	// Failure says why the run did not succeed, for a person.
 	Failure string `json:"failure,omitempty"`
 	// Receipt is the two-line receipt of an ended run.

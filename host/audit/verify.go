@@ -113,7 +113,7 @@ func (b *Books) Add(idx int64, l Leaf) error {
 				b.ended++
 			}
 		}
-	case KindProbe, KindStart, KindAdmin:
+	case KindProbe, KindStart, KindAdmin, KindGrowth, KindErase:
 	default:
 		return bad("unknown kind %q", l.Kind)
 	}

@@ -152,7 +152,7 @@ func (h *house) help(arrived map[string]bool) {
 		}
 		h.resolve(said)
 		h.door.Now = now
-	case host.WaitBudget, host.WaitConnector, host.WaitPinned:
+	case host.WaitBudget, host.WaitConnector, host.WaitPinned, host.WaitRestored:
 		h.t.Fatalf("the run waits for %s", row.Wait)
 	}
 	h.resume()

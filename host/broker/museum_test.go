@@ -31,7 +31,8 @@ type exhibit struct {
 	Row           store.Run
 	Module, Image abi.Digest // which the row's JSON leaves out
 	Records       []store.Record
-	Requests      []string // of the guest, from call 1 on
+	Base          uint32   `json:",omitempty"` // calls before the current segment
+	Requests      []string // of the guest, from the segment's first call on
 	Replies       []string // exactly what it got
 }
 
@@ -80,6 +81,16 @@ var recorders = map[string]func(h *house) [][]byte{
 		h.refused(2, no, abi.ApprovalRejected)
 		return [][]byte{raw, no}
 	},
+	"continued": func(h *house) [][]byte {
+		h.ok(1, request(abi.OpTimeNow, "{}"))
+		h.ok(2, use(abi.OpSend, "model.ask", "a", 10))
+		h.continues(3, `{"left":["b","c"]}`)
+		list := [][]byte{request(abi.OpTimeNow, "{}"), use(abi.OpSend, "model.ask", "b", 10)}
+		for i, raw := range list {
+			h.ok(uint32(i+4), raw)
+		}
+		return list
+	},
 	"unknown-resolved": func(h *house) [][]byte {
 		raw := use(abi.OpSend, "mail.send", "bob", 10)
 		h.waits(1, raw, host.WaitApproval)
@@ -100,8 +111,9 @@ func record(t *testing.T, name string) (x exhibit) {
 		x.Requests = append(x.Requests, string(raw))
 	}
 	h.must(h.s.Flush(t.Context(), h.store))
+	x.Base = h.s.Log.Base()
 	for i, raw := range x.Requests {
-		r, err := h.door.Do(t.Context(), h.s, uint32(i+1), []byte(raw))
+		r, err := h.door.Do(t.Context(), h.s, x.Base+uint32(i+1), []byte(raw))
 		h.must(err)
 		x.Replies = append(x.Replies, string(r.Bytes))
 	}
@@ -207,7 +219,7 @@ func TestTheMuseumIsReplayed(t *testing.T) {
 		log, key := x.open(t)
 		s := &broker.Session{Run: x.Row.Run, Log: log, Key: key, Held: label.Clean()}
 		for i, raw := range x.Requests {
-			r, err := h.door.Do(t.Context(), s, uint32(i+1), []byte(raw))
+			r, err := h.door.Do(t.Context(), s, x.Base+uint32(i+1), []byte(raw))
 			if err != nil || string(r.Bytes) != x.Replies[i] {
 				t.Errorf("%s: call %d: %s, %v\nrecorded %s", path, i+1, r.Bytes, err, x.Replies[i])
 			}
@@ -216,7 +228,7 @@ func TestTheMuseumIsReplayed(t *testing.T) {
 			t.Errorf("%s: the replay wrote", path)
 		}
 		if len(x.Requests) > 0 {
-			if _, err := h.door.Do(t.Context(), &broker.Session{Run: x.Row.Run, Log: log, Key: key}, 1, []byte(strings.Replace(x.Requests[0], `"v":1`, `"v":2`, 1))); err == nil {
+			if _, err := h.door.Do(t.Context(), &broker.Session{Run: x.Row.Run, Log: log, Key: key}, x.Base+1, []byte(strings.Replace(x.Requests[0], `"v":1`, `"v":2`, 1))); err == nil {
 				t.Errorf("%s: another request was answered", path)
 			}
 		}

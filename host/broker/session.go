@@ -25,13 +25,17 @@ type Session struct {
 	Log     *journal.Log
 	Key     *vault.RunKey
 	Limits  abi.Limits
+	// Growth bounds the journal; a zero field is the default.
+	Growth journal.Growth
 	// Held is the label of everything that has entered the guest.
 	Held label.Set
 	// Emit tells people who watch. It must not block.
 	Emit func(host.Event)
 
-	leaves   []audit.Leaf // witnessed, waiting for the next transaction
-	progress sync.Mutex   // Emit is also called while a call is under way
+	leaves   []audit.Leaf  // witnessed, waiting for the next transaction
+	durable  *journal.Size // of what was durable after the last transaction; nil: what the log was opened with
+	heedless int           // refusals of a full journal by this worker
+	progress sync.Mutex    // Emit is also called while a call is under way
 }
 
 // maxPending bounds how many records may wait for the next transaction.
@@ -54,12 +58,16 @@ func (s *Session) Flush(ctx context.Context, st *store.Store) error {
 // must stop: the store is behind what the session says.
 func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx) error) error {
 	before := len(s.leaves)
+	grown, warning := s.durable, ""
 	err := st.Write(ctx, func(tx *store.Tx) error {
 		if err := fn(tx); err != nil {
 			return err
 		}
 		if err := s.Log.Stage(tx); err != nil {
 			return err
+		}
+		if grown, warning = s.grow(); warning != "" {
+			s.witness(audit.Leaf{TimeMS: s.Log.Last().UnixMilli(), Kind: audit.KindGrowth, Run: s.Run.ID, Skill: s.Run.Skill, Module: s.Run.Module.String(), Verdict: "warning", Detail: warning})
 		}
 		seq, chain := s.Log.Head()
 		for i := range s.leaves {
@@ -72,7 +80,10 @@ func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx)
 	if err != nil {
 		s.leaves = s.leaves[:before] // what fn witnessed was undone with the rest
 	} else {
-		s.leaves = s.leaves[:0]
+		s.leaves, s.durable = s.leaves[:0], grown
+		if warning != "" {
+			s.emit(host.Event{Kind: host.EventWarning, Text: warning})
+		}
 	}
 	return err
 }

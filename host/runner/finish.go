@@ -113,40 +113,45 @@ func (r *Runner) sealResult(run *store.Run, e ending) (result, lab []byte, err e
 	return result, lab, errors.Join(e1, e2)
 }
 
-func (r *Runner) calls(tx *store.Tx, run *store.Run) ([]host.CallView, error) {
-	recs, err := tx.Records(run.ID)
-	if err != nil {
-		return nil, err
+// counts is what a receipt says of a run's calls.
+type counts struct {
+	done                           map[string]int
+	calls, refused, asked, segment int
+}
+
+func (c *counts) add(calls []host.CallView) {
+	c.segment++
+	c.calls += len(calls)
+	for _, v := range calls {
+		switch {
+		case v.Outcome != "ok":
+			c.refused++
+		case v.Operation != "":
+			c.done[v.Operation]++
+			if v.Effect.Asks() {
+				c.asked++
+			}
+		}
 	}
+}
+
+// calls counts a run's calls, one segment after the other, so that no more than one is
+// in memory.
+func (r *Runner) calls(tx *store.Tx, run *store.Run) (counts, error) {
+	c := counts{done: map[string]int{}}
 	key, err := r.Keys.OpenRunKey(run.ID, run.Key)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
-	log, err := journal.Open(run, key, recs)
-	if err != nil {
-		return nil, err
-	}
-	return broker.Views(log.Entries()), nil
+	err = journal.Segments(tx, run, key, func(log *journal.Log) { c.add(broker.Views(log.Entries())) })
+	return c, err
 }
 
 // receiptText is the two lines that a run leaves: what it did and touched, and what
 // it cost. Nothing in it was chosen by a guest.
-func receiptText(run *store.Run, e ending, calls []host.CallView, id host.ReceiptID) string {
-	done, refused := map[string]int{}, 0
-	asked := 0
-	for _, c := range calls {
-		switch {
-		case c.Outcome != "ok":
-			refused++
-		case c.Operation != "":
-			done[c.Operation]++
-			if c.Effect.Asks() {
-				asked++
-			}
-		}
-	}
+func receiptText(run *store.Run, e ending, c counts, id host.ReceiptID) string {
 	var parts []string
-	for op, n := range done {
+	for op, n := range c.done {
 		parts = append(parts, fmt.Sprintf("%s ×%d", op, n))
 	}
 	slices.Sort(parts)
@@ -154,8 +159,12 @@ func receiptText(run *store.Run, e ending, calls []host.CallView, id host.Receip
 		parts = []string{"nothing outside the run"}
 	}
 	first := fmt.Sprintf("%s for %s %s: %s", run.Skill, run.OnBehalfOf.Name, e.state, strings.Join(parts, ", "))
-	if refused > 0 {
-		first += fmt.Sprintf("; %d refused", refused)
+	if c.refused > 0 {
+		first += fmt.Sprintf("; %d refused", c.refused)
 	}
-	return fmt.Sprintf("%s\ncost %s of %s, %d calls, %d approved, receipt %s", first, run.Spent, abi.MicroUSD(run.Budget), len(calls), asked, id)
+	second := fmt.Sprintf("cost %s of %s, %d calls, %d approved", run.Spent, abi.MicroUSD(run.Budget), c.calls, c.asked)
+	if c.segment > 1 {
+		second += fmt.Sprintf(", %d segments", c.segment)
+	}
+	return fmt.Sprintf("%s\n%s, receipt %s", first, second, id)
 }

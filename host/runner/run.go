@@ -29,6 +29,7 @@ type Start struct {
 	Seed   []byte          `json:"seed"`
 	TimeNS int64           `json:"time_ns"`
 	Input  json.RawMessage `json:"input"`
+	Growth journal.Growth  `json:"growth"`
 }
 
 // StartSlot is where a run's Start is sealed.
@@ -78,6 +79,7 @@ type prepared struct {
 	session *broker.Session
 	dir     string
 	past    []*journal.Answer
+	base    uint32 // calls before this segment; the worker counts from the one after
 }
 
 // run drives one run from its record to its next stop.
@@ -105,6 +107,10 @@ func (r *Runner) run(ctx context.Context, id host.RunID) error {
 		if f := new(fault); errors.As(err, &f) {
 			return r.finish(id, p.session, ending{state: host.StateFailed, failure: f.Error()})
 		}
+		if errors.Is(err, broker.ErrContinued) { // durable: a fresh instance begins with the state
+			diverged, lost, past = 0, 0, 0
+			continue
+		}
 		if !errors.Is(err, journal.ErrDiverged) {
 			return err
 		}
@@ -124,13 +130,13 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	var mod store.Module
 	now := r.Now()
 	err := r.Store.Write(ctx, func(tx *store.Tx) (err error) {
-		if p.row, err = tx.Run(id); err != nil || p.row.State.Ended() {
+		if p.row, err = tx.Run(id); err != nil || p.idle() {
 			return err
 		}
 		if mod, err = tx.Module(p.row.Module); err != nil {
 			return err
 		}
-		if recs, err = tx.Records(id); err != nil {
+		if recs, err = tx.Segment(id); err != nil {
 			return err
 		}
 		if mod.Image != p.row.Image || sha256.Sum256([]byte(mod.Manifest)) != p.row.ManifestSHA256 {
@@ -138,7 +144,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 		}
 		return tx.SetState(id, host.StateRunning, "", time.Time{}, now, host.StateQueued, host.StateWaiting, host.StateRunning)
 	})
-	if err != nil || p.row.State.Ended() {
+	if err != nil || p.idle() {
 		return nil, err
 	}
 	key, err := r.Keys.OpenRunKey(id, p.row.Key)
@@ -152,6 +158,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	if err := r.unseal(p, key); err != nil {
 		return nil, err
 	}
+	p.begin(log.Segment())
 	manifest, err := abi.ParseManifest([]byte(mod.Manifest))
 	if err != nil {
 		return nil, err
@@ -162,20 +169,39 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	f := r.feed(id)
 	p.past = log.Answered()
 	p.session = &broker.Session{
-		Run: p.row.Run, Log: log, Key: key, Limits: p.start.Limits, Held: p.row.Label, Emit: f.add,
+		Run: p.row.Run, Log: log, Key: key, Limits: p.start.Limits, Growth: p.start.Growth, Held: p.row.Label, Emit: f.add,
 		Subject: grant.Subject{
 			Run: id, Skill: p.row.Skill, Module: p.row.Module, Manifest: manifest, For: p.row.OnBehalfOf, Attended: p.row.Attended,
 		},
 	}
-	f.add(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(len(p.past))})
+	f.add(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(log.Segment(), len(p.past))})
 	return p, nil
 }
 
-func startText(past int) string {
-	if past == 0 {
+// idle reports whether there is nothing to do for a worker: the run has ended, or a
+// person has not let it go on yet.
+func (p *prepared) idle() bool {
+	return p.row.State.Ended() || p.row.State == host.StateWaiting && p.row.Wait == host.WaitRestored
+}
+
+func startText(seg *journal.Segment, past int) string {
+	switch {
+	case past == 0 && seg == nil:
 		return "started"
+	case past == 0:
+		return fmt.Sprintf("begins segment %d", seg.Number)
 	}
 	return fmt.Sprintf("continues after %d recorded calls", past)
+}
+
+// begin lets a segment's state take the place of the run's input.
+func (p *prepared) begin(seg *journal.Segment) {
+	if seg == nil {
+		return
+	}
+	p.base = seg.Call
+	p.start.Input, p.start.Seed, p.start.TimeNS = seg.State, seg.Seed, seg.At.UnixNano()
+	p.row.Label = seg.Label
 }
 
 func (r *Runner) unseal(p *prepared, key *vault.RunKey) error {
@@ -373,7 +399,7 @@ func (s *serving) onSeen(payload []byte) error {
 	if seq != s.seen+1 || int(seq) > len(s.p.past) {
 		return protocol("it saw recorded answer %d after %d of %d", seq, s.seen, len(s.p.past))
 	}
-	if _, err := s.p.session.Log.Recall(seq, fp); err != nil {
+	if _, err := s.p.session.Log.Recall(s.p.base+seq, fp); err != nil {
 		return err
 	}
 	s.seen = seq
@@ -396,8 +422,8 @@ func (s *serving) onCall(ctx context.Context, payload []byte) error {
 		return &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run made more than %d calls", s.p.start.Limits.Calls)}}
 	}
 	s.next++
-	reply, err := s.r.Broker.Do(ctx, s.p.session, seq, bytes.Clone(request))
-	if errors.Is(err, broker.ErrLoop) {
+	reply, err := s.r.Broker.Do(ctx, s.p.session, s.p.base+seq, bytes.Clone(request))
+	if errors.Is(err, broker.ErrLoop) || errors.Is(err, broker.ErrOvergrown) {
 		return &fault{wire.Fault{Code: wire.FaultLimit, Message: err.Error()}}
 	}
 	if err != nil {
