@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
@@ -38,13 +39,16 @@ func (r *Runner) finish(id host.RunID, session *broker.Session, e ending) error 
 		if err != nil { // a journal that does not verify does not keep the run open
 			r.Log.Error("receipt without calls", slog.String("run", string(id)), slog.String("error", err.Error()))
 		}
+		end := store.End{State: e.state, Failure: e.failure, At: r.Now()}
+		if err := witnessLost(tx, &run, end.At); err != nil {
+			return err
+		}
 		if err := errors.Join(tx.VoidApprovals(id), tx.SettleRun(id)); err != nil {
 			return err
 		}
 		if run, err = tx.Run(id); err != nil { // with what it kept spent
 			return err
 		}
-		end := store.End{State: e.state, Failure: e.failure, At: r.Now()}
 		if e.result != nil {
 			if end.Result, end.ResultLabel, err = r.sealResult(&run, e); err != nil {
 				return err
@@ -74,6 +78,24 @@ func (r *Runner) finish(id host.RunID, session *broker.Session, e ending) error 
 		text += ": " + e.failure
 	}
 	r.feed(id).add(host.Event{Kind: host.EventState, State: e.state, Text: text})
+	return nil
+}
+
+// witnessLost writes down what the run's end books of attempts that have no outcome.
+func witnessLost(tx *store.Tx, run *store.Run, now time.Time) error {
+	open, err := tx.OpenAttempts(run.ID)
+	if err != nil {
+		return err
+	}
+	for _, o := range open {
+		_, err := audit.Append(tx, audit.Leaf{
+			TimeMS: now.UnixMilli(), Kind: audit.KindSpend, Run: run.ID, Call: o.Call, Verdict: "lost", Cost: o.Amount, Period: o.Period,
+			Detail: "an attempt without an answer stays spent in full",
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -84,12 +84,23 @@ type prepared struct {
 
 // run drives one run from its record to its next stop.
 func (r *Runner) run(ctx context.Context, id host.RunID) error {
-	for try := 0; ; try++ {
+	diverged, lost, past := 0, 0, 0
+	for {
 		p, err := r.prepare(ctx, id)
 		if err != nil || p == nil {
 			return err
 		}
+		if n := len(p.past); n > past {
+			lost, past = 0, n
+		}
 		err = r.work(ctx, p)
+		// A process can be killed by somebody else, or by the kernel for want of memory.
+		// What it did is in the journal, so another one goes on.
+		if (errors.Is(err, errGone) || errors.Is(err, errStart)) && !errors.Is(err, ErrLimit) && lost < maxLost && ctx.Err() == nil {
+			lost++
+			r.Log.Warn("a worker is gone, another one goes on", slog.String("run", string(id)), slog.String("error", visible(err.Error())))
+			continue
+		}
 		if unmet := new(pinned); errors.As(err, &unmet) {
 			return r.hold(p, unmet)
 		}
@@ -97,7 +108,7 @@ func (r *Runner) run(ctx context.Context, id host.RunID) error {
 			return r.finish(id, p.session, ending{state: host.StateFailed, failure: f.Error()})
 		}
 		if errors.Is(err, broker.ErrContinued) { // durable: a fresh instance begins with the state
-			try = -1
+			diverged, lost, past = 0, 0, 0
 			continue
 		}
 		if !errors.Is(err, journal.ErrDiverged) {
@@ -105,7 +116,7 @@ func (r *Runner) run(ctx context.Context, id host.RunID) error {
 		}
 		// One divergence is no proof: a worker may have been broken. A second, from a
 		// fresh replay, is.
-		if try > 0 {
+		if diverged++; diverged > 1 {
 			return r.finish(id, p.session, ending{state: host.StateDiverged, failure: err.Error()})
 		}
 	}
@@ -211,7 +222,7 @@ func (r *Runner) work(ctx context.Context, p *prepared) (err error) {
 	defer cancel()
 	w, err := r.Spawner.Spawn(ctx, p.dir, p.start.Limits.CPU)
 	if err != nil {
-		return fmt.Errorf("the worker did not start: %w", err)
+		return fmt.Errorf("%w: %w", errStart, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	defer func() {
@@ -263,9 +274,17 @@ func (r *Runner) hold(p *prepared, why *pinned) error {
 	return broker.ErrSuspended
 }
 
+// maxLost is how many workers a run may lose in a row without an answer in between.
+const maxLost = 2
+
+// ErrLimit is wrapped by Worker.Close if the process was ended by a limit of its own:
+// another one would come to the same end.
+var ErrLimit = errors.New("limit of the process")
+
 var (
-	errWall = errors.New("wall clock limit")
-	errGone = errors.New("the worker ended without a word")
+	errWall  = errors.New("wall clock limit")
+	errStart = errors.New("the worker did not start")
+	errGone  = errors.New("the worker ended without a word")
 )
 
 // alarm records what a worker tried and may not: a guest that got this far has
