@@ -102,7 +102,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("the worker program %s: %w", f.Worker, err)
 	}
-	defer spawner.Close() //nolint:errcheck // the process ends
+	defer spawner.Close()  //nolint:errcheck // the process ends
 	if os.Geteuid() == 0 { // nobody else may start processes of another user
 		spawner.UID = operator.WorkerUID
 	}
