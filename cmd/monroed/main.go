@@ -116,7 +116,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	defer warm.Close()
 	w, err := workspace.Open(ctx, workspace.Config{
 		Name: name, Dir: dir, Postgres: postgres, Operator: operator, KEK: kek, World: build, Compiler: compiler{spawner}, Spawner: warm,
-		Confinement: confinement(f.InsecureDev), Now: time.Now, Log: log,
+		Confinement: confinement(f.InsecureDev, spawner.Walls()), Walls: (&examiner{program: f.Worker, uid: spawner.UID}).walls, Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return err
