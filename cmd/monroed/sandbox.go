@@ -132,7 +132,7 @@ func (w *worker) Close() error {
 	if err == nil || errors.Is(err, spawn.ErrKilled) {
 		return nil
 	}
-	if errors.Is(err, spawn.ErrCPULimit) || errors.Is(err, spawn.ErrWallLimit) {
+	if errors.Is(err, spawn.ErrCPULimit) || errors.Is(err, spawn.ErrWallLimit) || errors.Is(err, spawn.ErrMemoryLimit) {
 		err = fmt.Errorf("%w: %w", runner.ErrLimit, err)
 	}
 	if said := w.p.Stderr(); said != "" {

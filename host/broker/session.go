@@ -57,8 +57,7 @@ func (s *Session) Flush(ctx context.Context, st *store.Store) error {
 // session, those that fn adds included. After an error other than errShort and errOver the run
 // must stop: the store is behind what the session says.
 func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx) error) error {
-	before := len(s.leaves)
-	grown, warning := s.durable, ""
+	before, grown, warning := len(s.leaves), s.durable, ""
 	err := st.Write(ctx, func(tx *store.Tx) error {
 		if err := fn(tx); err != nil {
 			return err
@@ -79,11 +78,11 @@ func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx)
 	s.Log.Staged(err)
 	if err != nil {
 		s.leaves = s.leaves[:before] // what fn witnessed was undone with the rest
-	} else {
-		s.leaves, s.durable = s.leaves[:0], grown
-		if warning != "" {
-			s.emit(host.Event{Kind: host.EventWarning, Text: warning})
-		}
+		return err
+	}
+	s.leaves, s.durable = s.leaves[:0], grown
+	if warning != "" {
+		s.emit(host.Event{Kind: host.EventWarning, Text: warning})
 	}
 	return err
 }
