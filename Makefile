@@ -59,8 +59,9 @@ generate: ## write the files that are made from code
 bench: build ## one JSON object for each figure, each with its peer from the same run
 	@$(GO) run ./testdata/bench/ours -peers testdata/bench/peers
 
-conformance: ## the ABI's own tests; the suite that third parties run comes with abi/conformance
-	@$(GO) test ./abi/... ./sandbox/...
+conformance: build ## hold this host to every clause of the SPEC, and see that broken hosts fail
+	@$(GO) test -count=1 -timeout 10m ./abi/... ./cmd/monroe-conformance
+	@bin/monroe-conformance host bin/monroe-conformance serve
 
 # A number of executions, not a time: when a time runs out under load, Go 1.26's fuzzing
 # coordinator may call its own deadline a failure (go.dev/issue/75804, mended in 1.27).
