@@ -153,6 +153,7 @@ const (
 	// WaitConnector is for a server, a folder or a credential that the operator took away.
 	WaitConnector WaitKind = "connector"
 	WaitPinned    WaitKind = "pinned" // for a host that can replay it: it began under another
+	WaitSkill     WaitKind = "skill"  // for a run that it called (skill.call) to end
 )
 
 // RecordVersion is the form of journal records that this binary writes and reads.
@@ -225,6 +226,19 @@ type Run struct {
 	Label label.Set `json:"-"` // initial label: that of the input
 }
 
+// Node is one run of a tree, for people.
+type Node struct {
+	ID     RunID        `json:"id"`
+	Parent RunID        `json:"parent,omitempty"`
+	Skill  string       `json:"skill"`
+	State  RunState     `json:"state"`
+	Wait   WaitKind     `json:"wait,omitempty"`
+	WakeAt time.Time    `json:"wake_at,omitzero"`
+	Calls  int          `json:"calls"`
+	Budget abi.MicroUSD `json:"budget_micro_usd"`
+	Spent  abi.MicroUSD `json:"spent_micro_usd"` // with what its children spent
+}
+
 // Estimate is what a run is expected to cost, shown and stored before it starts.
 type Estimate struct {
 	P50     abi.MicroUSD `json:"p50_micro_usd"`     // of earlier runs of the same module
@@ -265,6 +279,8 @@ type Approval struct {
 	DecidedBy string       `json:"decided_by,omitempty"` // name of the principal
 	DecidedAt time.Time    `json:"decided_at,omitzero"`
 	Requester PrincipalID  `json:"requester"`
+	// Chain says how the run came about: "digest, called by assistant, started by Ann".
+	Chain string `json:"chain,omitempty"`
 }
 
 // Preview is what the host shows of frozen bytes. Nothing of it comes from the

@@ -53,6 +53,9 @@ func (a approvalsShow) Run(e *env) error {
 func (e *env) approval(v api.ApprovalView) {
 	e.printf("%s is %s: %s wants to %s\n", v.ID, v.State, v.Skill, v.Operation)
 	e.printf("  why you are asked  %s\n", plain(v.Why))
+	if v.Chain != "" {
+		e.printf("  how it came about  %s\n", plain(v.Chain))
+	}
 	e.printf("  to                 %s\n", plain(v.Destination))
 	e.printf("  will be readable by %s\n", plain(strings.Join(v.Readers, ", ")))
 	if len(v.Origins) > 0 {

@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -55,6 +56,16 @@ type Detail struct {
 	Resources   []string       `json:"resources"`
 	Requester   host.Principal `json:"requester"`
 	Policy      int64          `json:"policy"` // version of the rules that asked
+	// Above are the skills of the runs above the asking one, nearest first.
+	Above []string `json:"above,omitempty"`
+}
+
+// chain says how the asking run came about; it is empty where nobody called it.
+func (d *Detail) chain(skill string) string {
+	if len(d.Above) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s, called by %s, started by %s", skill, strings.Join(d.Above, ", called by "), d.Requester.Name)
 }
 
 // Question is what is to be asked.
@@ -71,13 +82,14 @@ type Question struct {
 	Key       string
 	Preview   host.Preview
 	Policy    int64 // version of the rules that ask
+	Above     []string
 }
 
 func (q *Question) detail() Detail {
 	return Detail{
 		Digest: q.Digest, Destination: q.Plan.Destination, Account: q.Plan.Account, Module: q.Run.Module, Label: q.Held,
 		Readers: q.Plan.Audience, Preview: q.Preview, Operation: q.Pinned, Key: q.Key, Resources: q.Plan.Resources, Requester: q.Run.OnBehalfOf,
-		Policy: q.Policy,
+		Policy: q.Policy, Above: q.Above,
 	}
 }
 
@@ -157,7 +169,7 @@ func Open(keys *vault.Keyset, a *store.Approval) (Detail, error) {
 	if err != nil || !keys.VerifyMAC(purpose, b, a.BoundMAC) {
 		return d, fmt.Errorf("%w: what it is bound to was changed", ErrBroken)
 	}
-	a.Digest, a.Destination = d.Digest.String(), d.Destination
+	a.Digest, a.Destination, a.Chain = d.Digest.String(), d.Destination, d.chain(a.Skill)
 	return d, nil
 }
 
@@ -227,6 +239,23 @@ func Take(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, q Question, agai
 	}
 	a.State = host.ApprovalUsed
 	return consent{d.Digest}, a.Approval, nil
+}
+
+// Rejections is the highest number of noes in a row that any skill of a chain has got
+// for an operation and a destination.
+func Rejections(tx *store.Tx, keys *vault.Keyset, chain []string, operation, destination string) (most int, err error) {
+	for _, skill := range chain {
+		mac, err := DestinationMAC(keys, skill, operation, destination)
+		if err != nil {
+			return 0, err
+		}
+		n, err := tx.Rejections(skill, operation, mac)
+		if err != nil {
+			return 0, err
+		}
+		most = max(most, n)
+	}
+	return most, nil
 }
 
 // DestinationMAC names a destination in the table of rejections without showing it.
@@ -306,15 +335,22 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 		}
 		return a.Approval, err
 	}
-	mac, err := DestinationMAC(keys, a.Skill, a.Operation, d.Destination)
-	if err != nil {
-		return a.Approval, err
-	}
 	if w.Approve {
 		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name, now))
-		err = errors.Join(e, tx.SetVerdictMAC(id, proof), tx.Forgive(a.Skill, a.Operation, mac))
+		err = errors.Join(e, tx.SetVerdictMAC(id, proof))
 	} else {
-		err = errors.Join(tx.Reject(a.Skill, a.Operation, mac), tx.ReleaseHold(a.Run, a.Call))
+		err = tx.ReleaseHold(a.Run, a.Call)
+	}
+	// A no counts for every skill of the chain: what one may not do, it may not have done
+	// by another either.
+	for _, skill := range append([]string{a.Skill}, d.Above...) {
+		mac, e := DestinationMAC(keys, skill, a.Operation, d.Destination)
+		if e == nil && w.Approve {
+			e = tx.Forgive(skill, a.Operation, mac)
+		} else if e == nil {
+			e = tx.Reject(skill, a.Operation, mac)
+		}
+		err = errors.Join(err, e)
 	}
 	a.State, a.DecidedBy, a.DecidedAt = to, by.Name, now.UTC()
 	return a.Approval, err

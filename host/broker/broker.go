@@ -80,7 +80,7 @@ type Rules struct {
 // DefaultIdentical is Rules.Identical where nobody says otherwise.
 const DefaultIdentical = 10
 
-// Config wires a Broker. All fields but Scanner are needed.
+// Config wires a Broker. All fields but Scanner and Kin are needed.
 type Config struct {
 	Store   *store.Store
 	Keys    *vault.Keyset
@@ -96,6 +96,8 @@ type Config struct {
 	KeepWorker time.Duration
 	// Expiry is the clock that approvals expire by; nil means Now.
 	Expiry func() time.Time
+	// Kin starts the runs that skill.call asks for; nil refuses them.
+	Kin Kin
 }
 
 // Broker is the door of one workspace. It is safe for concurrent use by many
@@ -236,6 +238,7 @@ type call struct {
 	writes func(*store.Tx) error // of an own op, in the settling transaction
 	closes func(*store.Tx) error // books earlier attempts, in the settling transaction
 	value  bool                  // no effect: the record may wait for the next commit
+	child  *store.Run            // the run that was called, when it has ended
 }
 
 // plan freezes what the request would do, or leaves a denial.

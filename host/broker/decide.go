@@ -32,7 +32,7 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call, past *pastEntr
 		return grant.Permit{}, nil
 	}
 	if c.own.do != nil {
-		return grant.Permit{}, b.decideOwn(ctx, s, c)
+		return grant.Permit{}, b.decideOwn(ctx, s, c, past)
 	}
 	if breaks(s, c, rules.Identical); c.denial != nil {
 		return grant.Permit{}, nil
@@ -155,7 +155,7 @@ func (d *decision) seekConsent(tx *store.Tx) error {
 	q := approval.Question{
 		Run: d.s.Run, Call: c.n, Operation: c.op, Pinned: d.b.World.Pinned(c.op.Name), Plan: c.plan, Digest: c.action.Digest,
 		Effect: c.verdict.Effect, Why: c.verdict.Why, Held: c.held, Key: c.invoke.Key,
-		Policy: d.rules.Policy.Version,
+		Policy: d.rules.Policy.Version, Above: d.s.above(),
 	}
 	if c.approval == "" {
 		return d.ask(tx, q)
@@ -196,11 +196,7 @@ func (d *decision) unapproved(tx *store.Tx, a host.Approval) error {
 // ask opens a question to a person and parks the run.
 func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 	c := d.c
-	mac, err := approval.DestinationMAC(d.b.Keys, d.s.Run.Skill, c.op.Name, c.plan.Destination)
-	if err != nil {
-		return err
-	}
-	noes, err := tx.Rejections(d.s.Run.Skill, c.op.Name, mac)
+	noes, err := approval.Rejections(tx, d.b.Keys, append([]string{d.s.Run.Skill}, d.s.above()...), c.op.Name, c.plan.Destination)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,9 @@ type Session struct {
 	Log     *journal.Log
 	Key     *vault.RunKey
 	Limits  abi.Limits
+	// Tree is how many host calls the run's whole tree may make, and Others how many
+	// the rest of the tree has made.
+	Tree, Others uint32
 	// Held is the label of everything that has entered the guest.
 	Held label.Set
 	// Emit tells people who watch. It must not block.
@@ -32,6 +35,14 @@ type Session struct {
 
 	leaves   []audit.Leaf // witnessed, waiting for the next transaction
 	progress sync.Mutex   // Emit is also called while a call is under way
+}
+
+// above names the skills of the runs above this one, nearest first.
+func (s *Session) above() (list []string) {
+	for _, link := range s.Subject.Chain {
+		list = append(list, link.Skill)
+	}
+	return list
 }
 
 // maxPending bounds how many records may wait for the next transaction.

@@ -18,7 +18,8 @@ import (
 )
 
 // perform sends the frozen bytes and takes in what came back.
-// Only a batch can fail: when one of its parts stops the run.
+// Only a batch and a called skill can fail: when one of its parts stops the run, and
+// when what the skill left cannot be read.
 func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.Permit) error {
 	if c.own.do != nil {
 		return c.own.do(ctx, b, s, c)

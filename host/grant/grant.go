@@ -234,8 +234,10 @@ func (p *Policy) Decide(s Subject, a Action, held label.Set) Verdict {
 		return refuse(a, "law:secret", abi.Label, "the run holds a secret, and a secret never leaves", "use another run for the part that needs the secret")
 	}
 	effective, why := effectiveEffect(a, held)
-	if rule2, bad := p.forbids.check(s, a, effective, held); bad != "" {
-		return refuse(a, rule2, abi.Denied, bad, "an admin of the workspace can change the policy")
+	for _, link := range append([]Subject{s}, s.Chain...) {
+		if rule2, bad := p.forbids.check(link, a, effective, held); bad != "" {
+			return refuse(a, rule2, abi.Denied, bad, "an admin of the workspace can change the policy")
+		}
 	}
 	v := Verdict{Outcome: Allow, Effect: effective, Rule: rule, action: a}
 	switch {

@@ -82,6 +82,7 @@ type Body struct {
 	NotAfter    int64           `cbor:"22,keyasint,omitempty"` // no byte of the attempt leaves after it, ns since 1970
 	Epoch       int64           `cbor:"23,keyasint,omitempty"` // of the lease under which the attempt was made
 	Endpoint    string          `cbor:"24,keyasint,omitempty"` // where the attempt went
+	Child       host.RunID      `cbor:"30,keyasint,omitempty"` // the run that skill.call started
 }
 
 // Entry is one host call, folded from its records.
@@ -149,6 +150,9 @@ func Genesis(r *store.Run) abi.Digest {
 		r.Module[:], r.Image[:], []byte(r.Engine), r.ConfigSHA256[:], r.ManifestSHA256[:], r.Start, r.StartLabel,
 	} {
 		hashPart(h.Write, p)
+	}
+	if r.Parent != "" { // a run that nobody called hashes as it did before there were others
+		hashPart(h.Write, []byte(r.Parent))
 	}
 	return abi.Digest(h.Sum(nil))
 }

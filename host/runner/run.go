@@ -29,6 +29,9 @@ type Start struct {
 	Seed   []byte          `json:"seed"`
 	TimeNS int64           `json:"time_ns"`
 	Input  json.RawMessage `json:"input"`
+	// Tree is how many host calls the whole tree of the run may make; 0 means
+	// Limits.Calls.
+	Tree uint32 `json:"tree,omitempty"`
 }
 
 // StartSlot is where a run's Start is sealed.
@@ -78,6 +81,7 @@ type prepared struct {
 	session *broker.Session
 	dir     string
 	past    []*journal.Answer
+	chain   []grant.Subject // the runs above it, nearest first
 }
 
 // run drives one run from its record to its next stop.
@@ -111,6 +115,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	p := &prepared{}
 	var recs []store.Record
 	var mod store.Module
+	var kin store.Kin
 	now := r.Now()
 	err := r.Store.Write(ctx, func(tx *store.Tx) (err error) {
 		if p.row, err = tx.Run(id); err != nil || p.row.State.Ended() {
@@ -124,6 +129,12 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 		}
 		if mod.Image != p.row.Image || sha256.Sum256([]byte(mod.Manifest)) != p.row.ManifestSHA256 {
 			return fmt.Errorf("the stored module %s is not the one that the run began with", p.row.Module)
+		}
+		if p.chain, err = chain(tx, &p.row); err != nil {
+			return err
+		}
+		if kin, err = tx.Kin(p.row.Root, id); err != nil {
+			return err
 		}
 		return tx.SetState(id, host.StateRunning, "", time.Time{}, now, host.StateQueued, host.StateWaiting, host.StateRunning)
 	})
@@ -148,16 +159,61 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	if p.dir, err = r.Shelf.Dir(ctx, mod); err != nil {
 		return nil, err
 	}
-	f := r.feed(id)
 	p.past = log.Answered()
+	if p.start.Tree == 0 {
+		p.start.Tree = p.start.Limits.Calls
+	}
 	p.session = &broker.Session{
-		Run: p.row.Run, Log: log, Key: key, Limits: p.start.Limits, Held: p.row.Label, Emit: f.add,
+		Run: p.row.Run, Log: log, Key: key, Limits: p.start.Limits, Held: p.row.Label, Emit: r.emit(p),
+		Tree: p.start.Tree, Others: uint32(max(kin.Calls-p.row.Calls, 0)),
 		Subject: grant.Subject{
-			Run: id, Skill: p.row.Skill, Module: p.row.Module, Manifest: manifest, For: p.row.OnBehalfOf, Attended: p.row.Attended,
+			Run: id, Skill: p.row.Skill, Module: p.row.Module, Manifest: manifest, For: p.row.OnBehalfOf, Attended: p.row.Attended, Chain: p.chain,
 		},
 	}
-	f.add(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(len(p.past))})
+	p.session.Emit(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(len(p.past))})
 	return p, nil
+}
+
+// chain loads the runs above one, which have to be covered as well.
+func chain(tx *store.Tx, row *store.Run) (list []grant.Subject, err error) {
+	for up := row.Parent; up != ""; {
+		if len(list) >= broker.MaxDepth {
+			return nil, fmt.Errorf("the runs above %s are more than %d", row.ID, broker.MaxDepth)
+		}
+		r, err := tx.Run(up)
+		if err != nil {
+			return nil, err
+		}
+		mod, err := tx.Module(r.Module)
+		if err != nil {
+			return nil, err
+		}
+		manifest, err := abi.ParseManifest([]byte(mod.Manifest))
+		if err != nil {
+			return nil, err
+		}
+		if sha256.Sum256([]byte(mod.Manifest)) != r.ManifestSHA256 {
+			return nil, fmt.Errorf("the stored module %s is not the one that %s began with", r.Module, up)
+		}
+		list = append(list, grant.Subject{Run: up, Skill: r.Skill, Module: r.Module, Manifest: manifest, For: r.OnBehalfOf, Attended: r.Attended})
+		up = r.Parent
+	}
+	return list, nil
+}
+
+// emit tells those who watch a run, and those who watch one above it what it waits for.
+func (r *Runner) emit(p *prepared) func(host.Event) {
+	own := r.feed(p.row.ID)
+	return func(e host.Event) {
+		own.add(e)
+		if e.State != host.StateWaiting {
+			return
+		}
+		e.Text = fmt.Sprintf("%s, %s: %s", p.row.Skill, p.row.ID, e.Text)
+		for _, up := range p.chain {
+			r.feed(up.Run).add(e)
+		}
+	}
 }
 
 func startText(past int) string {
@@ -375,6 +431,9 @@ func (s *serving) onCall(ctx context.Context, payload []byte) error {
 	}
 	if seq > s.p.start.Limits.Calls {
 		return &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run made more than %d calls", s.p.start.Limits.Calls)}}
+	}
+	if uint64(seq)+uint64(s.p.session.Others) > uint64(s.p.start.Tree) {
+		return &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run and those that belong to it made more than %d calls", s.p.start.Tree)}}
 	}
 	s.next++
 	reply, err := s.r.Broker.Do(ctx, s.p.session, seq, bytes.Clone(request))

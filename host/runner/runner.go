@@ -22,6 +22,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -249,18 +250,51 @@ func explain(err error) string {
 	return fmt.Sprintf("the host could not go on: %v", err)
 }
 
-// Cancel ends a run that has not ended.
+// Cancel ends a run that has not ended, with all that it called.
 func (r *Runner) Cancel(id host.RunID) error {
+	if r.interrupt(id) {
+		return nil
+	}
+	return r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+}
+
+// interrupt stops the worker of a run that has one, and reports whether it has: then
+// the run ends when the worker is gone.
+func (r *Runner) interrupt(id host.RunID) bool {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	d := r.active[id]
 	if d != nil {
 		d.cancel(ErrCancelled)
 	}
-	r.mu.Unlock()
-	if d != nil {
-		return nil
+	return d != nil
+}
+
+// Await waits until a run ends or waits itself, at most for d, and not at all while
+// every worker is taken: then its caller's is in its way.
+func (r *Runner) Await(ctx context.Context, id host.RunID, d time.Duration) {
+	if d <= 0 || len(r.slots) == cap(r.slots) {
+		return
 	}
-	return r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+	limit := time.NewTimer(d)
+	defer limit.Stop()
+	for after := int64(0); ; {
+		list, more, done := r.Events(id, after)
+		if done || slices.ContainsFunc(list, func(e host.Event) bool { return e.State == host.StateWaiting }) {
+			return
+		}
+		if len(list) > 0 {
+			after = list[len(list)-1].Seq
+			continue
+		}
+		select {
+		case <-more:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Events returns what happened in a run after an event, for people.
