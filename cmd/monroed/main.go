@@ -20,6 +20,7 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api/rest"
 	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/host/workspace"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
@@ -87,8 +88,10 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	warm := runner.NewWarm(workers{spawner}, operator.SpareWorkers(), spareLife, log)
+	defer warm.Close()
 	w, err := workspace.Open(ctx, workspace.Config{
-		Name: name, Dir: dir, Postgres: postgres, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: workers{spawner},
+		Name: name, Dir: dir, Postgres: postgres, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: warm,
 		Confinement: confinement(f.InsecureDev), Now: time.Now, Log: log,
 	})
 	if err != nil {

@@ -58,11 +58,15 @@ func (w workers) Spawn(ctx context.Context, dir string, cpu time.Duration) (runn
 	return &worker{p}, nil
 }
 
+// spareLife is how long a worker waits for the next run of its module.
+const spareLife = 10 * time.Minute
+
 type worker struct{ p *spawn.Process }
 
 func (w *worker) Read(b []byte) (int, error)  { return w.p.Conn.Read(b) }
 func (w *worker) Write(b []byte) (int, error) { return w.p.Conn.Write(b) }
 func (w *worker) Ready() wire.Ready           { return w.p.Ready }
+func (w *worker) Done() <-chan struct{}       { return w.p.Done() }
 
 func (w *worker) Violations() []string {
 	var list []string

@@ -82,11 +82,22 @@ type Operator struct {
 	HTTP    HTTP      `yaml:"http,omitempty"`
 	Ceiling []Ceiling `yaml:"ceilings,omitempty"`
 	// Workers bounds how many runs are busy at the same time, 0 means 4.
-	Workers int   `yaml:"workers,omitempty"`
-	Waits   Waits `yaml:"waits,omitempty"`
-	Store   Store `yaml:"store,omitempty"`
+	Workers int `yaml:"workers,omitempty"`
+	// Spares is how many workers wait with a module loaded for its next run, absent
+	// means 2, at most 64.
+	Spares *int  `yaml:"spare_workers,omitempty"`
+	Waits  Waits `yaml:"waits,omitempty"`
+	Store  Store `yaml:"store,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
+}
+
+// SpareWorkers is how many workers wait with a module loaded for its next run.
+func (o *Operator) SpareWorkers() int {
+	if o.Spares == nil {
+		return 2
+	}
+	return *o.Spares
 }
 
 // Waits says how runs wait.
@@ -259,6 +270,9 @@ func ReadOperator(path string) (*Operator, error) {
 	}
 	if k := o.Waits.Keep(); k < 0 || k > time.Minute || o.Waits.Wakes < 0 || o.Waits.UnknownFor < 0 {
 		return nil, fmt.Errorf("%s: waits: keep_worker is 0s to 1m, and nothing is negative", path)
+	}
+	if n := o.SpareWorkers(); n < 0 || n > 64 {
+		return nil, fmt.Errorf("%s: spare_workers is 0 to 64", path)
 	}
 	if o.Owner.Name == "" {
 		o.Owner.Name = "Owner"

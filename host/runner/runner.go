@@ -41,6 +41,8 @@ type Worker interface {
 	// Close kills the process, waits for it and says why it ended, with what it
 	// printed. Nil means that it ended by itself with status 0.
 	Close() error
+	// Done is closed when the process has ended.
+	Done() <-chan struct{}
 	// Violations names what it tried and may not.
 	Violations() []string
 }

@@ -101,8 +101,9 @@ type fakeWorker struct {
 	gone  chan struct{}
 }
 
-func (w *fakeWorker) Ready() wire.Ready    { return wire.Ready{Engine: w.ready} }
-func (w *fakeWorker) Violations() []string { return w.tried }
+func (w *fakeWorker) Ready() wire.Ready     { return wire.Ready{Engine: w.ready} }
+func (w *fakeWorker) Violations() []string  { return w.tried }
+func (w *fakeWorker) Done() <-chan struct{} { return w.gone }
 func (w *fakeWorker) Close() error {
 	_ = w.Conn.Close()
 	<-w.gone

@@ -58,16 +58,21 @@ type bench struct {
 	dir     string
 	spawner *spawn.Spawner
 	guest   []byte // testdata/guests/bench with its manifest
+	dozer   []byte // testdata/guests/dozer with its manifest
 	peers   map[string]Line
 	enc     *json.Encoder
+	monroed string // the program
+	runs    int    // how many are suspended
 }
 
 func measure(ctx context.Context, out io.Writer) (err error) {
 	parent := flag.String("dir", "", "where to write; the file system counts, and a tmpfs measures nothing")
 	peers := flag.String("peers", "testdata/bench/peers", "folder of the peers' module; empty leaves them out")
-	only := flag.String("only", "", "run one group alone: worker, decide, workspace")
-	flag.Parse()
+	only := flag.String("only", "", "run one group alone: worker, decide, workspace, records, suspended")
 	b := &bench{peers: map[string]Line{}, enc: json.NewEncoder(out)}
+	flag.StringVar(&b.monroed, "monroed", "bin/monroed", "the daemon that suspends runs")
+	flag.IntVar(&b.runs, "runs", 10_000, "how many runs it suspends")
+	flag.Parse()
 	if b.dir, err = os.MkdirTemp(*parent, "monroe-bench-"); err != nil {
 		return err
 	}
@@ -85,7 +90,7 @@ func measure(ctx context.Context, out io.Writer) (err error) {
 		name string
 		run  func(context.Context) error
 	}{
-		{"worker", b.worker}, {"decide", b.decide}, {"workspace", b.workspace},
+		{"worker", b.worker}, {"decide", b.decide}, {"workspace", b.workspace}, {"records", b.records}, {"suspended", b.suspended},
 	} {
 		if *only == "" || *only == g.name {
 			if err := g.run(ctx); err != nil {
@@ -128,11 +133,15 @@ func (b *bench) build(ctx context.Context) error {
 		return err
 	}
 	guests := filepath.Join(b.dir, "guests")
-	cmd := exec.CommandContext(ctx, "go", "run", "./guest/build", "-o", guests, "./testdata/guests/bench")
+	cmd := exec.CommandContext(ctx, "go", "run", "./guest/build", "-o", guests, "./testdata/guests/bench", "./testdata/guests/dozer")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	b.guest, err = os.ReadFile(filepath.Join(guests, "bench.wasm"))
+	if err != nil {
+		return err
+	}
+	b.dozer, err = os.ReadFile(filepath.Join(guests, "dozer.wasm"))
 	return err
 }
 
@@ -155,6 +164,22 @@ func at(samples []time.Duration, percent int, unit time.Duration) float64 {
 }
 
 func round(f float64) float64 { return math.Round(f*1000) / 1000 }
+
+// number prints a single figure. most is the target, none if it is negative.
+func (b *bench) number(name, unit string, value, most float64) error {
+	l := Line{Name: name, Unit: unit, P50: round(value), P99: round(value), N: 1}
+	if most >= 0 {
+		met := value <= most
+		l.Target, l.Met = fmt.Sprintf("<= %g", most), &met
+	}
+	return b.enc.Encode(l)
+}
+
+// atLeast prints a single figure that should be no less than least.
+func (b *bench) atLeast(name, unit string, value, least float64) error {
+	met := value >= least
+	return b.enc.Encode(Line{Name: name, Unit: unit, P50: round(value), P99: round(value), N: 1, Target: fmt.Sprintf(">= %g", least), Met: &met})
+}
 
 // report prints a figure. most is the target in the line's unit, or for a ratio if
 // relative; 0 means that there is none.

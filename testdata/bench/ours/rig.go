@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,12 +31,14 @@ type rig struct {
 	*workspace.Workspace
 	owner host.Caller
 	clock *clock
+	warm  *runner.Warm
 	dir   string
 }
 
 const rigName = host.Workspace("bench")
 
-func (b *bench) open(ctx context.Context, dir string) (*rig, error) {
+// open opens a workspace with so many spare workers, and workers at the same time.
+func (b *bench) open(ctx context.Context, dir string, spares, workers int) (*rig, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -44,11 +47,14 @@ func (b *bench) open(ctx context.Context, dir string) (*rig, error) {
 		return nil, err
 	}
 	operator.Waits.KeepWorker = new(time.Duration) // each sleep is to end in a replay
+	operator.Workers = workers
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	r := &rig{clock: &clock{s: b.spawner}, dir: dir}
+	r.warm = runner.NewWarm(r.clock, spares, time.Minute, log)
 	r.Workspace, err = workspace.Open(ctx, workspace.Config{
-		Name: rigName, Dir: dir, Operator: operator, Compiler: compiler{b.spawner}, Spawner: r.clock, Confinement: "bench",
+		Name: rigName, Dir: dir, Operator: operator, Compiler: compiler{b.spawner}, Spawner: r.warm, Confinement: "bench",
 		World: func(*config.Workspace) (broker.World, error) { return still{}, nil },
-		Now:   time.Now, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Now:   time.Now, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -61,6 +67,13 @@ func (b *bench) open(ctx context.Context, dir string) (*rig, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
+}
+
+// Close ends the workspace and its workers.
+func (r *rig) Close() error {
+	err := r.Workspace.Close()
+	r.warm.Close()
+	return err
 }
 
 // push makes a module a skill and grants it the operation of the still world.
@@ -149,6 +162,13 @@ func (c *clock) reset() []*life {
 	return out
 }
 
+// seen is what was seen so far.
+func (c *clock) seen() []*life {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.lives)
+}
+
 func (c *clock) Spawn(ctx context.Context, dir string, cpu time.Duration) (runner.Worker, error) {
 	l := &life{asked: time.Now()}
 	p, err := c.s.Spawn(ctx, spawn.ModeRun, dir, cpu)
@@ -185,8 +205,9 @@ func (t *timed) Write(b []byte) (int, error) {
 	return t.p.Conn.Write(b)
 }
 
-func (t *timed) Ready() wire.Ready    { return t.p.Ready }
-func (t *timed) Violations() []string { return nil }
+func (t *timed) Ready() wire.Ready     { return t.p.Ready }
+func (t *timed) Done() <-chan struct{} { return t.p.Done() }
+func (t *timed) Violations() []string  { return nil }
 
 func (t *timed) Close() error {
 	_ = t.p.Close()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	_ "modernc.org/sqlite" // the driver, for the bare commit
@@ -27,6 +28,8 @@ const (
 	untilCheckpoint = 600
 	replayed        = 1000
 	replays         = 20
+	writers         = 64 // runs that make effects at once
+	effectsAWriter  = 200
 )
 
 // Requests, canonical as the SDK makes them.
@@ -63,7 +66,7 @@ type request struct {
 
 // workspace measures what a whole workspace does.
 func (b *bench) workspace(ctx context.Context) (err error) {
-	r, err := b.open(ctx, filepath.Join(b.dir, "workspace"))
+	r, err := b.open(ctx, filepath.Join(b.dir, "workspace"), 0, 4)
 	if err != nil {
 		return err
 	}
@@ -266,6 +269,45 @@ func (b *bench) replay(ctx context.Context, r *rig) (id host.RunID, resumes, fee
 		resumes = append(resumes, l.calls[0].Sub(woken))
 	}
 	return run.ID, resumes, feeds, nil
+}
+
+// records is how many records become durable in a second when many runs make effects
+// at once: of each effect its call, its attempt and its result.
+func (b *bench) records(ctx context.Context) (err error) {
+	r, err := b.open(ctx, filepath.Join(b.dir, "records"), 0, writers)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	guest := asks("effects", fmt.Sprintf(`,"ops":["send"],"operations":[{"operation":%q,"effect":"metered","resource":"bench:**"}]`, meter), request{effect, effectsAWriter})
+	skill, err := r.push(ctx, guest, true)
+	if err != nil {
+		return err
+	}
+	r.clock.reset()
+	var runs []host.RunID
+	for range writers {
+		run, err := r.StartRun(ctx, r.owner, api.StartInput{Skill: skill, Input: []byte("{}")})
+		if err != nil {
+			return err
+		}
+		runs = append(runs, run.ID)
+	}
+	for _, id := range runs {
+		if state, err := r.finish(ctx, id); err != nil || state != host.StateSucceeded {
+			return errors.Join(err, fmt.Errorf("a run ended as %s", state))
+		}
+	}
+	var answers []time.Time
+	for _, l := range r.clock.reset() {
+		answers = append(answers, l.answers...)
+	}
+	slices.SortFunc(answers, time.Time.Compare)
+	// The first and the last tenth are those of fewer runs.
+	tenth := len(answers) / 10
+	middle := answers[tenth : len(answers)-tenth]
+	rate := 3 * float64(len(middle)-1) / middle[len(middle)-1].Sub(middle[0]).Seconds()
+	return b.atLeast(fmt.Sprintf("durable_records_%d_runs", writers), "1/s", rate, 5000)
 }
 
 // journals opens a run's journal as the runner does: read, verify, decrypt, fold.
