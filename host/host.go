@@ -257,6 +257,8 @@ const (
 	ApprovalUsed     ApprovalState = "used" // the one effect was attempted
 	ApprovalExpired  ApprovalState = "expired"
 	ApprovalVoid     ApprovalState = "void" // the run ended, or what it was bound to changed
+	// ApprovalSuperseded: a person changed what is asked for; the new bytes ask anew.
+	ApprovalSuperseded ApprovalState = "superseded"
 )
 
 // Approval is a question to a person about one frozen action.

@@ -49,6 +49,9 @@ type Backend interface {
 	Approval(ctx context.Context, c host.Caller, id host.ApprovalID) (ApprovalView, error)
 	// Decide records a person's answer.
 	Decide(ctx context.Context, c host.Caller, id host.ApprovalID, in Decision) (host.Approval, error)
+	// Edit changes what is asked for. The approval is closed; the new bytes are asked
+	// for by another.
+	Edit(ctx context.Context, c host.Caller, id host.ApprovalID, in EditInput) (host.Approval, error)
 
 	Spend(ctx context.Context, c host.Caller) (SpendView, error)
 	// Audit returns at most limit leaves from an index on, with the newest signed
@@ -109,6 +112,8 @@ type ApprovalView struct {
 	Readers []string     `json:"readers" doc:"who will be able to read it"`
 	Origins []string     `json:"origins" doc:"what the run had read"`
 	Label   string       `json:"label"`
+	// Args are the fields that can be edited.
+	Args json.RawMessage `json:"args,omitempty" doc:"the operation's arguments while it waits, as the guest or a person wrote them; what can be edited"`
 }
 
 // SpendView is the ledger of the current month (UTC).
@@ -166,6 +171,12 @@ type Decision struct {
 	Digest   string `json:"digest" doc:"the digest that was shown; a decision about another one is refused"`
 	// SeenBytes is needed for a yes to a preview that is raw.
 	SeenBytes bool `json:"seen_bytes,omitempty" doc:"the person looked at bytes that no renderer could show"`
+}
+
+// EditInput changes what is asked for.
+type EditInput struct {
+	Digest string                     `json:"digest" doc:"the digest that was shown; an edit of another one is refused"`
+	Fields map[string]json.RawMessage `json:"fields" doc:"arguments of the operation by name, such as subject or to; null takes one away"`
 }
 
 // Answer is a person's word.

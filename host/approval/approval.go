@@ -58,6 +58,8 @@ type Detail struct {
 	Policy      int64          `json:"policy"` // version of the rules that asked
 	// Above are the skills of the runs above the asking one, nearest first.
 	Above []string `json:"above,omitempty"`
+	// Editor is who made of the call what is asked for, if a person did.
+	Editor host.PrincipalID `json:"editor,omitempty"`
 }
 
 // chain says how the asking run came about; it is empty where nobody called it.
@@ -83,13 +85,14 @@ type Question struct {
 	Preview   host.Preview
 	Policy    int64 // version of the rules that ask
 	Above     []string
+	Editor    host.PrincipalID
 }
 
 func (q *Question) detail() Detail {
 	return Detail{
 		Digest: q.Digest, Destination: q.Plan.Destination, Account: q.Plan.Account, Module: q.Run.Module, Label: q.Held,
 		Readers: q.Plan.Audience, Preview: q.Preview, Operation: q.Pinned, Key: q.Key, Resources: q.Plan.Resources, Requester: q.Run.OnBehalfOf,
-		Policy: q.Policy, Above: q.Above,
+		Policy: q.Policy, Above: q.Above, Editor: q.Editor,
 	}
 }
 
@@ -290,11 +293,56 @@ func mayApprove(by host.Principal, d *Detail, w Word, rules []Approvers) error {
 		if r.OtherPerson && by.ID == d.Requester.ID {
 			return no("APPROVER", "the run runs for "+by.Name+", and the workspace wants another person to approve it", "ask another approver")
 		}
+		if r.OtherPerson && by.ID == d.Editor {
+			return no("APPROVER", by.Name+" wrote what is asked for, and the workspace wants another person to approve it", "ask another approver")
+		}
 	}
 	if d.Preview.Raw && !w.SeenBytes {
 		return no("UNINSPECTABLE", "no renderer can show these bytes; a yes has to say that they were looked at", "look at them with monroe approvals show, then approve with --i-have-seen-the-bytes")
 	}
 	return nil
+}
+
+// Supersede closes a question whose call a person changes. It holds nothing any more
+// and can never be used.
+func Supersede(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller, digest string, now time.Time) (host.Approval, error) {
+	if by.Role == host.RoleViewer || by.Role == "" {
+		return host.Approval{}, &host.Problem{Kind: host.ErrForbidden, Code: "ROLE", Detail: "a viewer cannot edit what is asked for", Remedy: "ask a member"}
+	}
+	a, err := tx.Approval(id)
+	if err != nil {
+		return host.Approval{}, err
+	}
+	d, err := Open(keys, &a)
+	if err != nil {
+		return host.Approval{}, err
+	}
+	if digest != d.Digest.String() {
+		return a.Approval, stale()
+	}
+	if err := tx.MoveApproval(id, host.ApprovalPending, host.ApprovalSuperseded, by.Name, now, true); err != nil {
+		return a.Approval, answered(&a.Approval, err)
+	}
+	a.State, a.DecidedBy, a.DecidedAt = host.ApprovalSuperseded, by.Name, now.UTC()
+	return a.Approval, tx.ReleaseHold(a.Run, a.Call)
+}
+
+func stale() error {
+	return &host.Problem{
+		Kind: host.ErrConflict, Code: "APPROVAL_DIGEST", Detail: "the decision is about another digest than the approval's",
+		Remedy: "look at the approval again and decide on what it shows now",
+	}
+}
+
+// answered explains why an approval did not move.
+func answered(a *host.Approval, err error) error {
+	if !errors.Is(err, host.ErrConflict) {
+		return err
+	}
+	return &host.Problem{
+		Kind: host.ErrConflict, Code: "APPROVAL_STATE", Detail: fmt.Sprintf("the approval is %s already or has expired", a.State),
+		Remedy: "nothing to do: an answer counts once",
+	}
 }
 
 // Answer records a person's decision, which rules let him make. A viewer decides
@@ -314,10 +362,7 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 		return host.Approval{}, err
 	}
 	if w.Digest != d.Digest.String() {
-		return a.Approval, &host.Problem{
-			Kind: host.ErrConflict, Code: "APPROVAL_DIGEST", Detail: "the decision is about another digest than the approval's",
-			Remedy: "look at the approval again and decide on what it shows now",
-		}
+		return a.Approval, stale()
 	}
 	to := host.ApprovalRejected
 	if w.Approve {
@@ -327,13 +372,7 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 		to = host.ApprovalApproved
 	}
 	if err := tx.MoveApproval(id, host.ApprovalPending, to, by.Name, now, true); err != nil {
-		if errors.Is(err, host.ErrConflict) {
-			return a.Approval, &host.Problem{
-				Kind: host.ErrConflict, Code: "APPROVAL_STATE", Detail: fmt.Sprintf("the approval is %s already or has expired", a.State),
-				Remedy: "nothing to do: an answer counts once",
-			}
-		}
-		return a.Approval, err
+		return a.Approval, answered(&a.Approval, err)
 	}
 	if w.Approve {
 		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name, now))

@@ -105,6 +105,11 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		b.Alarms++
 	case KindSpend:
 		b.Cost += l.Cost
+	case KindEdit:
+		if b.used[l.Approval] {
+			return bad("approval %s was edited after it was used", l.Approval)
+		}
+		delete(b.answered, l.Approval)
 	case KindProbe, KindStart, KindEnd, KindAdmin:
 	default:
 		return bad("unknown kind %q", l.Kind)

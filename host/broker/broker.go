@@ -24,6 +24,7 @@ import (
 	"github.com/getmonroe/monroe/connectors"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/journal"
 	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/vault"
@@ -239,6 +240,7 @@ type call struct {
 	closes func(*store.Tx) error // books earlier attempts, in the settling transaction
 	value  bool                  // no effect: the record may wait for the next commit
 	child  *store.Run            // the run that was called, when it has ended
+	edited *journal.Edited       // what a person made of it
 }
 
 // plan freezes what the request would do, or leaves a denial.
@@ -265,6 +267,9 @@ func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry)
 		c.op = connectors.Operation{Name: operation, Effect: past.Body.Effect, Replay: abi.ReplayBlind}
 	}
 	c.invoke = connectors.Call{Operation: operation, Args: args, Now: c.started}
+	if past != nil && past.Edited != nil {
+		c.edited, c.invoke.Args = past.Edited, past.Edited.Args
+	}
 	if past != nil && past.Planned {
 		b.replan(c, past)
 		return

@@ -157,6 +157,9 @@ func (d *decision) seekConsent(tx *store.Tx) error {
 		Effect: c.verdict.Effect, Why: c.verdict.Why, Held: c.held, Key: c.invoke.Key,
 		Policy: d.rules.Policy.Version, Above: d.s.above(),
 	}
+	if c.edited != nil {
+		q.Editor = c.edited.By
+	}
 	if c.approval == "" {
 		return d.ask(tx, q)
 	}
@@ -187,7 +190,7 @@ func (d *decision) unapproved(tx *store.Tx, a host.Approval) error {
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("nobody answered within %s", approval.Life), "ask again in a new call, if it is still wanted")
 	case host.ApprovalVoid:
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("the rules changed after the approval %s was asked for, so it is void", a.ID), "ask again in a new call, if it is still wanted")
-	case host.ApprovalApproved, host.ApprovalUsed:
+	case host.ApprovalApproved, host.ApprovalUsed, host.ApprovalSuperseded:
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("the approval %s is %s", a.ID, a.State), "ask again in a new call, if it is still wanted")
 	}
 	return nil

@@ -138,6 +138,9 @@ func (b *Broker) encode(c *call, receipt host.ReceiptID) []byte {
 		return abi.Refuse(&d).Encode()
 	}
 	r := abi.OK(c.result)
+	if c.edited != nil {
+		r.Edited = &abi.Edited{Fields: c.edited.Fields, Args: c.edited.Args}
+	}
 	reply := r.Encode()
 	if len(reply) > abi.MaxReply {
 		c.denial = abi.Deny(abi.TooLarge, fmt.Sprintf("the answer has %d bytes, at most %d are allowed", len(reply), abi.MaxReply), "ask for less at a time")

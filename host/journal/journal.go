@@ -50,6 +50,7 @@ const (
 	Unknown    Kind = "UNKNOWN"     // nobody can tell whether an attempt had its effect: a person is asked
 	Wait       Kind = "WAIT"        // the call waits for what the operator has to bring back
 	Resolved   Kind = "RESOLVED"    // what became of it, in a person's word or for want of one
+	Edit       Kind = "EDIT"        // a person changed what the call asks for; its plan is the one from now on
 	End        Kind = "END"         // the run's end
 )
 
@@ -82,6 +83,7 @@ type Body struct {
 	NotAfter    int64           `cbor:"22,keyasint,omitempty"` // no byte of the attempt leaves after it, ns since 1970
 	Epoch       int64           `cbor:"23,keyasint,omitempty"` // of the lease under which the attempt was made
 	Endpoint    string          `cbor:"24,keyasint,omitempty"` // where the attempt went
+	Fields      []string        `cbor:"31,keyasint,omitempty"` // arguments that a person changed
 	Child       host.RunID      `cbor:"30,keyasint,omitempty"` // the run that skill.call started
 }
 
@@ -99,6 +101,7 @@ type Entry struct {
 	First    time.Time // of the first attempt
 	NotAfter time.Time // of the last attempt
 	Unknown  *Doubt    // about the last attempt
+	Edited   *Edited   // by a person, before the first attempt
 	Waits    time.Time // since when it waits for a connector; zero if it does not
 	Answer   *Answer
 }
@@ -111,6 +114,13 @@ type Doubt struct {
 	Resolution host.Resolution
 	// Asked says that a person was asked for an approval after that.
 	Asked bool
+}
+
+// Edited is what a person made of a call.
+type Edited struct {
+	By     host.PrincipalID
+	Args   []byte   // of the operation, canonical
+	Fields []string // sorted; of all edits
 }
 
 // Answer is what the guest got.
@@ -273,6 +283,21 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 		}
 	case GateResult:
 		e.Gated = false
+	case Edit:
+		if e.Attempts > 0 || e.Answer != nil {
+			return fmt.Errorf("%w: call %d was edited after it was attempted", ErrCorrupt, call)
+		}
+		e.Plan = connectors.Plan{} // nothing of the old one stays
+		if err := json.Unmarshal(b.Plan, &e.Plan); err != nil {
+			return fmt.Errorf("%w: the edited plan of call %d: %w", ErrCorrupt, call, err)
+		}
+		fields := b.Fields
+		if e.Edited != nil {
+			fields = append(fields, e.Edited.Fields...)
+		}
+		slices.Sort(fields)
+		e.Edited = &Edited{By: host.PrincipalID(b.By), Args: b.Request, Fields: slices.Compact(fields)}
+		e.Approval, e.Gated, e.Body.Resource = "", false, b.Resource
 	case Attempt:
 		e.Attempts, e.Unknown, e.Waits = b.Attempt, nil, time.Time{}
 		if e.First.IsZero() {
@@ -365,6 +390,9 @@ func (l *Log) Entries() []*Entry {
 	})
 	return slices.DeleteFunc(list, func(e *Entry) bool { return e.Call == 0 }) // the run's end
 }
+
+// Entry is one call, nil if there is none of this number.
+func (l *Log) Entry(call uint32) *Entry { return l.entries[call] }
 
 // InDoubt is the call whose outcome a person is asked for, nil if there is none. A
 // run has at most one: it waits before it goes on.

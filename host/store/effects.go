@@ -261,12 +261,21 @@ func (tx *Tx) UseHold(run host.RunID, call uint32, attempt int) (amount abi.Micr
 	return amount, period, absent(err)
 }
 
-// ReleaseHold gives back what a question held. One that holds nothing is no error.
+// ReleaseHold gives back what a question held, and leaves no row: the call may ask
+// again. One that holds nothing is no error.
 func (tx *Tx) ReleaseHold(run host.RunID, call uint32) error {
-	if err := tx.Settle(run, call, hold, 0); !errors.Is(err, host.ErrConflict) {
-		return err
+	var period string
+	var amount abi.MicroUSD
+	err := tx.row(`DELETE FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt = ? AND settled_micro IS NULL RETURNING period, reserved_micro`,
+		tx.ws, run, call, hold).Scan(&period, &amount)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
 	}
-	return nil
+	if err != nil {
+		return fmt.Errorf("store: spend: %w", err)
+	}
+	return tx.changeRows(2, `UPDATE spend_total SET reserved_micro = reserved_micro - ? WHERE ws = ? AND scope IN (?,?)`,
+		amount, tx.ws, PeriodScope(period), RunScope(run))
 }
 
 // Reservation is that of an attempt that is not settled.
