@@ -283,6 +283,8 @@ type Approval struct {
 	Requester PrincipalID  `json:"requester"`
 	// Chain says how the run came about: "digest, called by assistant, started by Ann".
 	Chain string `json:"chain,omitempty"`
+	// Groups are those of the workspace that an approver has to belong to, each.
+	Groups []string `json:"groups,omitempty"`
 }
 
 // Preview is what the host shows of frozen bytes. Nothing of it comes from the

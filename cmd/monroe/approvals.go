@@ -59,6 +59,9 @@ func (e *env) approval(v api.ApprovalView) {
 	if v.Chain != "" {
 		e.printf("  how it came about  %s\n", plain(v.Chain))
 	}
+	if len(v.Groups) > 0 {
+		e.printf("  who may say yes    only people of: %s\n", strings.Join(v.Groups, " and of "))
+	}
 	e.printf("  to                 %s\n", plain(v.Destination))
 	e.printf("  will be readable by %s\n", plain(strings.Join(v.Readers, ", ")))
 	if len(v.Origins) > 0 {

@@ -60,6 +60,8 @@ type Detail struct {
 	Above []string `json:"above,omitempty"`
 	// Editor is who made of the call what is asked for, if a person did.
 	Editor host.PrincipalID `json:"editor,omitempty"`
+	// Groups are those that the policies want the approver to belong to, each.
+	Groups []string `json:"groups,omitempty"`
 }
 
 // chain says how the asking run came about; it is empty where nobody called it.
@@ -86,13 +88,14 @@ type Question struct {
 	Policy    int64 // version of the rules that ask
 	Above     []string
 	Editor    host.PrincipalID
+	Groups    []string
 }
 
 func (q *Question) detail() Detail {
 	return Detail{
 		Digest: q.Digest, Destination: q.Plan.Destination, Account: q.Plan.Account, Module: q.Run.Module, Label: q.Held,
 		Readers: q.Plan.Audience, Preview: q.Preview, Operation: q.Pinned, Key: q.Key, Resources: q.Plan.Resources, Requester: q.Run.OnBehalfOf,
-		Policy: q.Policy, Above: q.Above, Editor: q.Editor,
+		Policy: q.Policy, Above: q.Above, Editor: q.Editor, Groups: q.Groups,
 	}
 }
 
@@ -172,7 +175,7 @@ func Open(keys *vault.Keyset, a *store.Approval) (Detail, error) {
 	if err != nil || !keys.VerifyMAC(purpose, b, a.BoundMAC) {
 		return d, fmt.Errorf("%w: what it is bound to was changed", ErrBroken)
 	}
-	a.Digest, a.Destination, a.Chain = d.Digest.String(), d.Destination, d.chain(a.Skill)
+	a.Digest, a.Destination, a.Chain, a.Groups = d.Digest.String(), d.Destination, d.chain(a.Skill), d.Groups
 	return d, nil
 }
 
@@ -278,7 +281,11 @@ type Word struct {
 // Approvers is a rule about who may say yes. The zero value lets every member.
 type Approvers struct {
 	Roles       []host.Role // one of them; empty: owner, admin or member
-	OtherPerson bool        // not the one for whom the run runs
+	OtherPerson bool        // neither the one for whom the run runs nor who edited it
+	// Group makes the rule one about a group of the workspace: Roles and People, by
+	// address, are in it, and without both nobody is.
+	Group  string
+	People []string
 }
 
 // mayApprove says why a person may not say yes.
@@ -286,7 +293,18 @@ func mayApprove(by host.Principal, d *Detail, w Word, rules []Approvers) error {
 	no := func(code, detail, remedy string) error {
 		return &host.Problem{Kind: host.ErrForbidden, Code: code, Detail: detail, Remedy: remedy}
 	}
+	for _, g := range d.Groups { // a group that nobody described has no members
+		if !slices.ContainsFunc(rules, func(r Approvers) bool { return r.Group == g }) {
+			return no("APPROVER", fmt.Sprintf("a policy wants the approval of the group %s, which the workspace does not have", g), "an admin can describe it under groups in workspace.yaml")
+		}
+	}
 	for _, r := range rules {
+		if r.Group != "" {
+			if slices.Contains(d.Groups, r.Group) && !slices.Contains(r.Roles, by.Role) && (by.Email == "" || !slices.Contains(r.People, by.Email)) {
+				return no("APPROVER", fmt.Sprintf("a policy wants the approval of the group %s, to which %s does not belong", r.Group, by.Name), "ask somebody of that group")
+			}
+			continue
+		}
 		if len(r.Roles) > 0 && !slices.Contains(r.Roles, by.Role) {
 			return no("APPROVER", fmt.Sprintf("%s is a %s; the workspace's approvers for this operation are others", by.Name, by.Role), fmt.Sprintf("ask one of: %v", r.Roles))
 		}

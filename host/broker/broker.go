@@ -76,7 +76,13 @@ type Rules struct {
 	// Identical is how many calls with an effect or a price a run may make with the
 	// same request; 0 means DefaultIdentical. After twice as many the run is stopped.
 	Identical int
+	// Questions is how many questions of one person's runs are asked within an hour or
+	// are open; 0 means DefaultQuestions. What is beyond waits its turn.
+	Questions int
 }
+
+// DefaultQuestions is Rules.Questions where nobody says otherwise.
+const DefaultQuestions = 20
 
 // DefaultIdentical is Rules.Identical where nobody says otherwise.
 const DefaultIdentical = 10

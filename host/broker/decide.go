@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -155,7 +156,7 @@ func (d *decision) seekConsent(tx *store.Tx) error {
 	q := approval.Question{
 		Run: d.s.Run, Call: c.n, Operation: c.op, Pinned: d.b.World.Pinned(c.op.Name), Plan: c.plan, Digest: c.action.Digest,
 		Effect: c.verdict.Effect, Why: c.verdict.Why, Held: c.held, Key: c.invoke.Key,
-		Policy: d.rules.Policy.Version, Above: d.s.above(),
+		Policy: d.rules.Policy.Version, Above: d.s.above(), Groups: c.verdict.Approvers,
 	}
 	if c.edited != nil {
 		q.Editor = c.edited.By
@@ -207,6 +208,9 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 		c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("people said no %d times to %s for this destination", noes, c.op.Name), "it is not asked again; a person of the workspace has to start it differently")
 		return nil
 	}
+	if wake, err := d.turn(tx); err != nil || !wake.IsZero() {
+		return errors.Join(err, d.waitForTurn(tx, wake))
+	}
 	if c.plan.Ceiling > 0 {
 		short, warn, err := spend.Hold(tx, d.s.Run, c.n, c.plan.Ceiling, d.rules.Cap, d.now)
 		if err := shortage(short, err); err != nil {
@@ -231,6 +235,35 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 		return err
 	}
 	return d.leaf("ask")
+}
+
+// turn says when the person may be asked again, if he has been asked enough. What he
+// edited himself is not held back.
+func (d *decision) turn(tx *store.Tx) (wake time.Time, err error) {
+	limit := cmp.Or(d.rules.Questions, DefaultQuestions)
+	if d.c.edited != nil {
+		return wake, nil
+	}
+	now := d.b.Expiry() // questions are dated by it
+	list, err := tx.Questions(d.s.Run.OnBehalfOf.ID, now.Add(-time.Hour), limit)
+	if err != nil || len(list) < limit {
+		return wake, err
+	}
+	// Where old questions are still open, only an answer makes room: look now and then.
+	return d.now.Add(max(list[limit-1].Add(time.Hour).Sub(now), time.Minute)), nil
+}
+
+// waitForTurn parks the run with its frozen call until its person may be asked.
+func (d *decision) waitForTurn(tx *store.Tx, wake time.Time) error {
+	if wake.IsZero() {
+		return nil
+	}
+	if err := d.record(); err != nil {
+		return err
+	}
+	d.wait = host.WaitTimer
+	d.tell = fmt.Sprintf("%s has been asked often enough for now; %s is asked for at %s", d.s.Run.OnBehalfOf.Name, d.c.op.Name, wake.UTC().Format(time.RFC3339))
+	return d.park(tx, wake)
 }
 
 // repeatable reports whether an attempt whose result was lost may be made again. A

@@ -52,6 +52,19 @@ func (tx *Tx) Approvals(state host.ApprovalState) (list []Approval, err error) {
 	return list, err
 }
 
+// Questions lists when the newest questions of a person's runs were asked, at most
+// limit: those after since, and those that are still open.
+func (tx *Tx) Questions(requester host.PrincipalID, since time.Time, limit int) (list []time.Time, err error) {
+	err = tx.each(func(r *sql.Rows) error {
+		var at int64
+		err := r.Scan(&at)
+		list = append(list, fromMilli(at))
+		return err
+	}, `SELECT created_at FROM approval WHERE ws = ? AND requester = ? AND (created_at > ? OR state = 'pending') ORDER BY created_at DESC LIMIT ?`,
+		tx.ws, requester, since.UnixMilli(), limit)
+	return list, err
+}
+
 // MoveApproval changes the state of an approval that is still in from and, where
 // expiry is set, has not expired by now. Otherwise it is host.ErrConflict: this one
 // conditional update is what makes an approval single-use.

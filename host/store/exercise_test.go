@@ -506,6 +506,8 @@ func TestEveryMethod(t *testing.T) {
 				list, err := tx.Approvals(state)
 				is("Approvals", []any{list, err}, []any{[]store.Approval{a}, nil})
 			}
+			asked, err9 := tx.Questions(ann.ID, at, 5)
+			is("Questions", []any{asked, err9}, []any{[]time.Time{at}, nil}) // open, though it is not newer
 			is("MoveApproval", tx.MoveApproval("appr_1", host.ApprovalPending, host.ApprovalApproved, "Ann", at, true), nil)
 			is("MoveApproval", tx.MoveApproval("appr_1", host.ApprovalApproved, host.ApprovalUsed, "", at.Add(2*time.Hour), true), host.ErrConflict)
 			is("SetVerdictMAC", tx.SetVerdictMAC("appr_1", []byte("v")), nil)

@@ -176,6 +176,9 @@ func approvers(tx *store.Tx, id host.ApprovalID) (rules []approval.Approvers, er
 			rules = append(rules, approval.Approvers{Roles: line.Roles, OtherPerson: line.OtherPerson})
 		}
 	}
+	for _, g := range cfg.Groups {
+		rules = append(rules, approval.Approvers{Group: g.Name, Roles: g.Roles, People: g.People})
+	}
 	return rules, nil
 }
 

@@ -222,7 +222,7 @@ func (w *Workspace) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.put(built, broker.Rules{Policy: policy, Cap: row.Cap, Owner: w.owner.Email, Identical: cfg.IdenticalCalls})
+	w.put(built, broker.Rules{Policy: policy, Cap: row.Cap, Owner: w.owner.Email, Identical: cfg.IdenticalCalls, Questions: cfg.Questions})
 	return nil
 }
 
