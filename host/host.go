@@ -154,7 +154,47 @@ const (
 	WaitConnector WaitKind = "connector"
 	WaitPinned    WaitKind = "pinned" // for a host that can replay it: it began under another
 	WaitSkill     WaitKind = "skill"  // for a run that it called (skill.call) to end
+	WaitModel     WaitKind = "model"  // for a model that is slow: the daemon's call goes on, the worker is free
 )
+
+// WaitKinds lists every kind.
+func WaitKinds() []WaitKind {
+	return []WaitKind{WaitApproval, WaitBudget, WaitTimer, WaitUnknown, WaitConnector, WaitPinned, WaitSkill, WaitModel}
+}
+
+// Owner says whose turn it is while a run waits. Every kind has one; what is not known
+// has none.
+func (k WaitKind) Owner() string {
+	switch k {
+	case WaitApproval:
+		return "whoever may approve it"
+	case WaitBudget:
+		return "an admin, who can raise the cap"
+	case WaitTimer:
+		return "the clock"
+	case WaitUnknown:
+		return "a person, who looks at the other side"
+	case WaitConnector:
+		return "the operator, who brings the connection back"
+	case WaitPinned:
+		return "the operator, who starts the binary that it began under"
+	case WaitSkill:
+		return "the run that it called"
+	case WaitModel:
+		return "the model's endpoint"
+	}
+	return ""
+}
+
+// WaitView is what a run waits for, for people.
+type WaitView struct {
+	Kind  WaitKind `json:"kind"`
+	Owner string   `json:"owner"` // whose turn it is
+	// Expires is when the wait ends whatever happens; Next is when it is looked at
+	// again at the latest.
+	Expires time.Time `json:"expires_at"`
+	Next    time.Time `json:"next_look_at"`
+}
 
 // RecordVersion is the form of journal records that this binary writes and reads.
 const RecordVersion = 1

@@ -86,7 +86,7 @@ func (e *env) follow(c *client.Client, id host.RunID, stop bool) error {
 			return nil
 		}
 		v, err := c.Run(e.ctx, id) // the event may be of an earlier wait
-		if err != nil || v.State != host.StateWaiting || v.Wait == host.WaitSkill && !calleeWaits(v) {
+		if err != nil || v.State != host.StateWaiting || v.Wait == host.WaitModel || v.Wait == host.WaitSkill && !calleeWaits(v) {
 			return err
 		}
 		if stop {
@@ -118,9 +118,11 @@ func (e *env) follow(c *client.Client, id host.RunID, stop bool) error {
 }
 
 // calleeWaits reports whether one of the runs that belong to a run waits for anything
-// but another of them.
+// but another of them, or a model.
 func calleeWaits(v api.RunView) bool {
-	return slices.ContainsFunc(v.Tree, func(n host.Node) bool { return n.State == host.StateWaiting && n.Wait != host.WaitSkill })
+	return slices.ContainsFunc(v.Tree, func(n host.Node) bool {
+		return n.State == host.StateWaiting && n.Wait != host.WaitSkill && n.Wait != host.WaitModel
+	})
 }
 
 // tree shows the runs that belong together, each below the one that called it.
@@ -260,6 +262,9 @@ type runsShow struct {
 func (r runsShow) Run(e *env) error {
 	return answer(e, func(c *client.Client) (api.RunView, error) { return c.Run(e.ctx, r.ID) }, func(v api.RunView) {
 		e.printf("%s of %s for %s: %s %s\nmodule %s\nestimate %s; spent %s, reserved %s\n\n", v.ID, v.Skill, plain(v.OnBehalfOf.Name), v.State, v.Wait, v.Module, estimate(v.Estimate), v.Spent, v.Reserved)
+		if w := v.Waiting; w != nil {
+			e.printf("waits for %s: it is the turn of %s; looked at again by %s, ends %s\n\n", w.Kind, w.Owner, when(w.Next), when(w.Expires))
+		}
 		e.tree(v)
 		var rows [][]string
 		for _, x := range v.Log {

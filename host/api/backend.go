@@ -102,7 +102,9 @@ type RunView struct {
 	Module string          `json:"module_sha256"`
 	Result json.RawMessage `json:"result,omitempty" doc:"what the guest wrote; guest-made"`
 	Log    []host.CallView `json:"log" doc:"one line for each host call"`
-	Tree   []host.Node     `json:"tree" doc:"the runs that belong together by skill.call, callers first; the run alone if there are no others"`
+	// Waiting is set while it waits.
+	Waiting *host.WaitView `json:"waiting,omitempty" doc:"what it waits for, whose turn it is and when the wait ends"`
+	Tree    []host.Node    `json:"tree" doc:"the runs that belong together by skill.call, callers first; the run alone if there are no others"`
 }
 
 // ApprovalView is an approval with what a person has to see.

@@ -184,7 +184,7 @@ func (d *decision) unapproved(tx *store.Tx, a host.Approval) error {
 	switch a.State {
 	case host.ApprovalPending:
 		d.wait, d.tell = host.WaitApproval, "waits for approval "+string(a.ID)
-		return d.park(tx, time.Time{})
+		return d.park(tx, a.ExpiresAt)
 	case host.ApprovalRejected:
 		d.c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("%s said no to %s", a.DecidedBy, d.c.op.Name), "do not ask for the same again; do something else or end")
 	case host.ApprovalExpired:
@@ -231,7 +231,7 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 		return err
 	}
 	d.wait, d.tell = host.WaitApproval, fmt.Sprintf("%s to %s waits for approval %s", c.op.Name, c.plan.Destination, d.asked.ID)
-	if err := d.park(tx, time.Time{}); err != nil {
+	if err := d.park(tx, d.asked.ExpiresAt); err != nil {
 		return err
 	}
 	return d.leaf("ask")
@@ -333,15 +333,33 @@ func shortage(short spend.Shortage, err error) error {
 	return nil
 }
 
-// waitForBudget parks the run until the cap is raised or the month is over.
+// waitForBudget parks the run until the cap is raised or the month is over, and ends it
+// when that has not come in time.
 func (d *decision) waitForBudget(tx *store.Tx) error {
 	d.consent = nil // it was given back with the rest
+	since := d.c.short
+	if since.IsZero() {
+		since = d.now
+	}
+	until := since.Add(d.b.BudgetLife)
+	if !d.now.Before(until) {
+		return ErrBroke
+	}
 	d.wait, d.tell = host.WaitBudget, spend.OutOfBudget
 	d.s.witness(audit.Leaf{TimeMS: d.now.UnixMilli(), Kind: audit.KindSpend, Run: d.s.Run.ID, Call: d.c.n, Verdict: "paused", Period: spend.Period(d.now), Detail: spend.OutOfBudget})
 	if err := d.record(); err != nil {
 		return err
 	}
-	return d.park(tx, spend.NextPeriod(d.now))
+	if d.c.short.IsZero() {
+		if err := d.s.Log.Add(journal.Wait, d.c.n, d.now, journal.Body{Verdict: string(host.WaitBudget), Why: spend.OutOfBudget}, d.c.held); err != nil {
+			return err
+		}
+	}
+	wake := spend.NextPeriod(d.now)
+	if until.Before(wake) {
+		wake = until
+	}
+	return d.park(tx, wake)
 }
 
 // park moves the run to waiting, with everything that is written so far.

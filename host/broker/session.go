@@ -30,6 +30,9 @@ type Session struct {
 	Tree, Others uint32
 	// Held is the label of everything that has entered the guest.
 	Held label.Set
+	// Free gives the run's worker back while a call goes on; the answer of that call is
+	// ErrFreed. Nil keeps the worker.
+	Free func()
 	// Emit tells people who watch. It must not block.
 	Emit func(host.Event)
 

@@ -18,21 +18,56 @@ import (
 )
 
 // perform sends the frozen bytes and takes in what came back.
-// Only a batch and a called skill can fail: when one of its parts stops the run, and
-// when what the skill left cannot be read.
+// Only a batch, a called skill and a slow model can fail: when one of its parts stops
+// the run, when what the skill left cannot be read, and when the wait is not recorded.
 func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.Permit) error {
 	if c.own.do != nil {
 		return c.own.do(ctx, b, s, c)
 	}
-	c.out = b.World.Perform(ctx, permit, c.invoke, c.plan, func(text string) {
-		s.emit(host.Event{Kind: host.EventStream, Text: text, Guest: true})
-	})
+	var err error
+	if c.out, err = b.carryOut(ctx, s, c, permit); err != nil {
+		return err
+	}
 	c.denial, c.result = c.out.Denial, c.out.Result.Reply
 	c.label = label.Join(c.held, provenance(c.out.Result.Provenance))
 	if c.denial != nil { // words of the other side may be in the reason
 		c.label = label.Join(c.held, label.Set{Integrity: label.External, Readers: c.held.Readers, Origins: c.plan.Resources})
 	}
 	return nil
+}
+
+// carryOut performs the call. A model that is slow frees the worker: the run waits, the
+// call goes on here, and what is recorded of it is all that a crash would leave as well.
+func (b *Broker) carryOut(ctx context.Context, s *Session, c *call, permit grant.Permit) (Outcome, error) {
+	perform := func() Outcome {
+		return b.World.Perform(ctx, permit, c.invoke, c.plan, func(text string) {
+			s.emit(host.Event{Kind: host.EventStream, Text: text, Guest: true})
+		})
+	}
+	if c.action.Effect != abi.EffectMetered || s.Free == nil {
+		return perform(), nil
+	}
+	done := make(chan Outcome, 1)
+	go func() { done <- perform() }()
+	slow := time.NewTimer(b.KeepWorker)
+	defer slow.Stop()
+	select {
+	case o := <-done:
+		return o, nil
+	case <-slow.C:
+	}
+	// After the last moment of the attempt the sweep looks: nobody is at it any more then.
+	until := c.invoke.NotAfter.Add(settleMargin)
+	err := s.write(ctx, b.Store, func(tx *store.Tx) error {
+		return tx.SetState(s.Run.ID, host.StateWaiting, host.WaitModel, until, b.Now(), host.StateRunning)
+	})
+	if err != nil {
+		<-done // it has the session's events
+		return Outcome{}, err
+	}
+	s.Free()
+	c.freed = true
+	return <-done, nil
 }
 
 func provenance(p connectors.Provenance) label.Set {

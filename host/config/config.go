@@ -118,6 +118,9 @@ type Waits struct {
 	KeepWorker *time.Duration `yaml:"keep_worker,omitempty"`
 	// Wakes bounds how many waiting runs are woken in a second, 0 means 32.
 	Wakes int `yaml:"wakes_per_second,omitempty"`
+	// BudgetFor is how long a run waits for a higher cap or the next month before it is
+	// ended, 0 means 35 days.
+	BudgetFor time.Duration `yaml:"budget_for,omitempty"`
 	// UnknownFor is how long a person is asked what became of an attempt, 0 means 7
 	// days.
 	UnknownFor time.Duration `yaml:"unknown_for,omitempty"`
@@ -299,7 +302,7 @@ func ReadOperator(path string) (*Operator, error) {
 			return nil, fmt.Errorf("%s: folders: %q is not a clean absolute path", path, f)
 		}
 	}
-	if k := o.Waits.Keep(); k < 0 || k > time.Minute || o.Waits.Wakes < 0 || o.Waits.UnknownFor < 0 {
+	if k := o.Waits.Keep(); k < 0 || k > time.Minute || o.Waits.Wakes < 0 || o.Waits.UnknownFor < 0 || o.Waits.BudgetFor < 0 {
 		return nil, fmt.Errorf("%s: waits: keep_worker is 0s to 1m, and nothing is negative", path)
 	}
 	if n := o.SpareWorkers(); n < 0 || n > 64 {

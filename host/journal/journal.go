@@ -48,7 +48,7 @@ const (
 	Result     Kind = "RESULT"      // the answer
 	Probe      Kind = "PROBE"       // what a look for an attempt's effect found
 	Unknown    Kind = "UNKNOWN"     // nobody can tell whether an attempt had its effect: a person is asked
-	Wait       Kind = "WAIT"        // the call waits for what the operator has to bring back
+	Wait       Kind = "WAIT"        // the call waits for what the operator has to bring back, or for budget
 	Resolved   Kind = "RESOLVED"    // what became of it, in a person's word or for want of one
 	Edit       Kind = "EDIT"        // a person changed what the call asks for; its plan is the one from now on
 	End        Kind = "END"         // the run's end
@@ -103,6 +103,7 @@ type Entry struct {
 	Unknown  *Doubt    // about the last attempt
 	Edited   *Edited   // by a person, before the first attempt
 	Waits    time.Time // since when it waits for a connector; zero if it does not
+	Short    time.Time // since when it waits for budget; zero if it does not
 	Answer   *Answer
 }
 
@@ -299,7 +300,7 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 		e.Edited = &Edited{By: host.PrincipalID(b.By), Args: b.Request, Fields: slices.Compact(fields)}
 		e.Approval, e.Gated, e.Body.Resource = "", false, b.Resource
 	case Attempt:
-		e.Attempts, e.Unknown, e.Waits = b.Attempt, nil, time.Time{}
+		e.Attempts, e.Unknown, e.Waits, e.Short = b.Attempt, nil, time.Time{}, time.Time{}
 		if e.First.IsZero() {
 			e.First = at
 		}
@@ -317,8 +318,12 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 	case Value, Result:
 		e.Answer = &Answer{Reply: b.Reply, At: at, Label: lab, Body: b}
 	case Wait:
-		if e.Waits.IsZero() {
-			e.Waits = at
+		since := &e.Waits
+		if b.Verdict == string(host.WaitBudget) {
+			since = &e.Short
+		}
+		if since.IsZero() {
+			*since = at
 		}
 	case Probe, End:
 	default:

@@ -85,13 +85,20 @@ type prepared struct {
 }
 
 // run drives one run from its record to its next stop.
-func (r *Runner) run(ctx context.Context, id host.RunID) error {
+func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
 	for try := 0; ; try++ {
 		p, err := r.prepare(ctx, id)
 		if err != nil || p == nil {
 			return err
 		}
-		err = r.work(ctx, p)
+		err = r.work(ctx, p, d)
+		if errors.Is(err, broker.ErrFreed) { // the answer is recorded; a worker is needed again
+			if err := r.seat(ctx, d); err != nil {
+				return err
+			}
+			try = -1
+			continue
+		}
 		if unmet := new(pinned); errors.As(err, &unmet) {
 			return r.hold(p, unmet)
 		}
@@ -235,10 +242,13 @@ func (r *Runner) unseal(p *prepared, key *vault.RunKey) error {
 	return errors.Join(json.Unmarshal(start, &p.start), json.Unmarshal(lab, &p.row.Label))
 }
 
-// work gives the run a worker and serves it.
-func (r *Runner) work(ctx context.Context, p *prepared) (err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.start.Limits.Wall, errWall)
-	defer cancel()
+// work gives the run a worker and serves it. Where a call frees the worker, the time
+// that the run may take stops as well, and so does the worker's place.
+func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	wall := time.AfterFunc(p.start.Limits.Wall, func() { cancel(errWall) })
+	defer wall.Stop()
 	w, err := r.Spawner.Spawn(ctx, p.dir, p.start.Limits.CPU)
 	if err != nil {
 		return fmt.Errorf("the worker did not start: %w", err)
@@ -260,6 +270,12 @@ func (r *Runner) work(ctx context.Context, p *prepared) (err error) {
 	pins := host.Pins{Engine: p.row.Engine, ABI: p.row.ABI}
 	if unmet := pins.Unmet(w.Ready().Engine, abi.Version); unmet != "" {
 		return &pinned{unmet}
+	}
+	p.session.Free = func() {
+		wall.Stop()
+		stop()
+		_ = w.Close() // nobody reads what it would say
+		r.leave(d)
 	}
 	s := &serving{r: r, p: p, w: w}
 	return s.serve(ctx)
@@ -437,6 +453,9 @@ func (s *serving) onCall(ctx context.Context, payload []byte) error {
 	}
 	s.next++
 	reply, err := s.r.Broker.Do(ctx, s.p.session, seq, bytes.Clone(request))
+	if errors.Is(err, broker.ErrBroke) {
+		return &fault{wire.Fault{Code: wire.FaultCode(abi.Budget), Message: err.Error()}}
+	}
 	if errors.Is(err, broker.ErrLoop) {
 		return &fault{wire.Fault{Code: wire.FaultLimit, Message: err.Error()}}
 	}

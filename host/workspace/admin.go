@@ -130,9 +130,7 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 	if err != nil {
 		return api.ApplyResult{}, err
 	}
-	for _, id := range voided {
-		w.runner.Wake(id)
-	}
+	// Those whose questions were voided are due, like those that wait for what changed.
 	return api.ApplyResult{Version: policy.Version, Grants: len(grants), Changes: changes}, w.runner.Recheck()
 }
 

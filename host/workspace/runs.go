@@ -223,6 +223,7 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		return v, err
 	}
 	v = api.RunView{Run: row.Run, Module: row.Module.String(), Log: broker.Views(log.Entries())}
+	v.Waiting = w.waiting(&row, log)
 	for i := range tree {
 		v.Tree = append(v.Tree, node(&tree[i]))
 	}
@@ -244,6 +245,23 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		}
 	}
 	return v, nil
+}
+
+// waiting says what a run waits for, nil if it does not. The moment that it is looked at
+// again is the end of the wait, but for a budget, which is looked at each month.
+func (w *Workspace) waiting(row *store.Run, log *journal.Log) *host.WaitView {
+	if row.State != host.StateWaiting {
+		return nil
+	}
+	v := &host.WaitView{Kind: row.Wait, Owner: row.Wait.Owner(), Expires: row.WakeAt, Next: row.WakeAt}
+	if row.Wait == host.WaitBudget {
+		for _, e := range log.Entries() {
+			if e.Answer == nil && !e.Short.IsZero() {
+				v.Expires = e.Short.Add(w.broker.BudgetLife)
+			}
+		}
+	}
+	return v
 }
 
 // CancelRun implements api.Backend.

@@ -106,7 +106,7 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 	}
 	w.broker = broker.New(broker.Config{
 		Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now, Expiry: w.expiry,
-		DoubtLife: c.Operator.Waits.UnknownFor, KeepWorker: c.Operator.Waits.Keep(), Kin: kin{w},
+		DoubtLife: c.Operator.Waits.UnknownFor, KeepWorker: c.Operator.Waits.Keep(), BudgetLife: c.Operator.Waits.BudgetFor, Kin: kin{w},
 	})
 	w.runner = runner.New(runner.Config{
 		Store: w.store, Keys: w.keys, Shelf: w.shelf, Broker: w.broker, Spawner: c.Spawner, Now: c.Now, Expiry: w.expiry, Log: c.Log, Workers: max(c.Operator.Workers, 1),
