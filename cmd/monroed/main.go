@@ -82,6 +82,9 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 		return fmt.Errorf("the worker program %s: %w", f.Worker, err)
 	}
 	defer spawner.Close() //nolint:errcheck // the process ends
+	if os.Geteuid() == 0 { // nobody else may start processes of another user
+		spawner.UID = operator.WorkerUID
+	}
 	// A guest that makes its process try this has left its engine: it ends there.
 	spawner.OnViolation = func(p *spawn.Process, _ spawn.Violation) { p.Kill() }
 	build, err := worldBuilder(operator, dir)

@@ -94,6 +94,9 @@ type Operator struct {
 	Ceiling []Ceiling `yaml:"ceilings,omitempty"`
 	// Workers bounds how many runs are busy at the same time, 0 means 4.
 	Workers int `yaml:"workers,omitempty"`
+	// WorkerUID is the user and group that workers run as where the daemon is root, 0
+	// means 65534 (nobody). Give them one that nothing else has.
+	WorkerUID uint32 `yaml:"worker_uid,omitempty"`
 	// Spares is how many workers wait with a module loaded for its next run, absent
 	// means 2, at most 64.
 	Spares *int  `yaml:"spare_workers,omitempty"`
@@ -316,6 +319,9 @@ func ReadOperator(path string) (*Operator, error) {
 	}
 	if o.Workers == 0 {
 		o.Workers = 4
+	}
+	if o.WorkerUID == 0 {
+		o.WorkerUID = 65534
 	}
 	return &o, nil
 }

@@ -238,20 +238,23 @@ func digest(dir string) (image, all abi.Digest, err error) {
 	return image, abi.Digest(h.Sum(nil)), err
 }
 
-// seal makes files durable and everything read-only.
+// seal makes files durable and everything read-only, and this process's own: workers
+// may have a user of theirs, which compiled it and may read it, and no more. Nobody
+// else comes here, as the workspace's directory is private.
 func seal(dir string) error {
 	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if e.IsDir() {
-			return nil
-		}
 		f, err := os.Open(path)
 		if err != nil {
 			return err
 		}
-		return errors.Join(f.Chmod(0o400), f.Sync(), f.Close())
+		mode := fs.FileMode(0o444)
+		if e.IsDir() {
+			mode = 0o755
+		}
+		return errors.Join(f.Chown(os.Getuid(), os.Getgid()), f.Chmod(mode), f.Sync(), f.Close())
 	})
 }
 

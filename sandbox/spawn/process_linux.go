@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/sandbox/cgroup"
 )
 
 // A Conn is the socket to a worker: frames go over it with package wire. Reading is
@@ -55,6 +56,8 @@ type Process struct {
 	cpu     time.Duration
 	wall    *time.Timer    // of a compilation
 	workers sync.WaitGroup // goroutines that serve this process
+	group   *cgroup.Group  // nil where there is none
+	gone    chan struct{}  // closed when the process has ended
 	done    chan struct{}  // closed when the process and they have ended
 	err     error          // why it ended; read after done
 
@@ -134,6 +137,7 @@ func (p *Process) CPUTime() time.Duration {
 // reap collects the process and decides why it ended.
 func (p *Process) reap(s *Spawner) {
 	err := p.cmd.Wait()
+	close(p.gone)
 	if p.wall != nil {
 		p.wall.Stop()
 	}
@@ -145,6 +149,12 @@ func (p *Process) reap(s *Spawner) {
 	}
 	p.mu.Unlock()
 	p.workers.Wait()
+	if p.group != nil {
+		if p.group.OutOfMemory() { // also where whoever saw the socket close killed it before this
+			reason = ErrMemoryLimit
+		}
+		_ = p.group.Remove() // the tree's end tells if one is left
+	}
 	p.err = explain(err, reason, p.cpu)
 	s.mu.Lock()
 	delete(s.live, p)
@@ -193,10 +203,7 @@ func (p *Process) drain(stderr *os.File) {
 
 // greet takes the hand-over and the first frame.
 func (p *Process) greet(s *Spawner, mode Mode) error {
-	within := s.ReadyWithin
-	if within == 0 {
-		within = ReadyWithin
-	}
+	within := s.readyWithin()
 	if err := p.Conn.SetDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}

@@ -48,6 +48,15 @@ const (
 	CompileWall = 20 * time.Second
 	// CompileCPU is its processor time.
 	CompileCPU = 20 * time.Second
+	// RunMemory is what a run worker may hold, in bytes: the guest's memory, what the
+	// engine needs beside it, and the collector's slack.
+	RunMemory = 1536 << 20
+	// CompileMemory is what a compile worker may hold; its address space has a limit too.
+	CompileMemory = 3 << 30
+	// MaxThreads is how many threads a worker may have.
+	MaxThreads = 128
+	// MaxCPU is how many processors a worker may use at a time.
+	MaxCPU = 2
 	// MaxViolations is how many violations of one worker are kept and reported; the
 	// rest is refused and counted.
 	MaxViolations = 64
@@ -62,6 +71,8 @@ var (
 	ErrKilled = errors.New("the worker was killed")
 	// ErrCPULimit is wrapped by Wait when the kernel ended it at its CPU limit.
 	ErrCPULimit = errors.New("the worker was killed by its CPU limit")
+	// ErrMemoryLimit is wrapped by Wait when the kernel ended it at its memory limit.
+	ErrMemoryLimit = errors.New("the worker was killed by its memory limit")
 	// ErrWallLimit is wrapped by Wait when a compilation took longer than CompileWall.
 	ErrWallLimit = errors.New("the worker was killed by its wall clock limit")
 	// ErrClosed is returned by a closed Spawner.
@@ -69,6 +80,25 @@ var (
 	// ErrUnsupported is wrapped by New where workers cannot be started.
 	ErrUnsupported = errors.New("this platform cannot start workers")
 )
+
+// Memory is what a worker may hold, in bytes.
+func Memory(m Mode) int64 {
+	if m == ModeCompile {
+		return CompileMemory
+	}
+	return RunMemory
+}
+
+// Walls is the host's half of the confinement on this machine, besides what a worker
+// does to itself.
+type Walls struct {
+	UID           uint32   // that workers run as; 0 is this process's own
+	Namespaces    bool     // user, network, process, IPC, host name and mount namespaces
+	NamespacesWhy string   // why not
+	Groups        []string // limits by control group: memory, pids, cpu
+	GroupsWhy     []string // what is missing
+	Unified       string   // version 2 directory above the workers' groups, or empty
+}
 
 // A FaultError is a Fault frame as an error.
 type FaultError struct{ wire.Fault }

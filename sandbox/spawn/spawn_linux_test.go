@@ -23,6 +23,8 @@ import (
 	"github.com/getmonroe/monroe/sandbox/wasmtest"
 )
 
+const nobody = 65534
+
 var workerPath, badPath string
 
 func TestMain(m *testing.M) {
@@ -262,6 +264,46 @@ func TestLinuxHostileGuests(t *testing.T) {
 	})
 }
 
+// named is a directory that tells the bad worker what to do.
+func named(t *testing.T, name string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestRootWalls looks at a worker from outside.
+func TestRootWalls(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can change the user and make control groups here")
+	}
+	s := newSpawner(t, workerPath, false)
+	s.UID = nobody
+	dir := compiled(t, s, wasmtest.Asks("x", 8))
+	p := start(t, s, dir, 0)
+	for _, ns := range []string{"user", "net", "pid", "ipc", "uts", "mnt"} {
+		mine, err1 := os.Readlink("/proc/self/ns/" + ns)
+		theirs, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", p.PID(), ns))
+		if mine == theirs || err1 != nil || err2 != nil {
+			t.Errorf("%s namespace: %s and %s; %v, %v", ns, mine, theirs, err1, err2)
+		}
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Uid:\t65534\t65534\t65534\t65534\n", "Gid:\t65534\t65534\t65534\t65534\n", "Groups:\t \n", "CapEff:\t0000000000000000\n", "NSpid:\t" + strconv.Itoa(p.PID()) + "\t1\n"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("no %q in %s", want, status)
+		}
+	}
+	if out, err := spawntest.Play(p, spawntest.Script{}); err != nil || out.Fault != nil {
+		t.Errorf("outcome %+v, error %v", out, err)
+	}
+}
+
 func TestBadWorkers(t *testing.T) {
 	for _, c := range []struct{ mode, want string }{
 		{"silent", "no hand-over"},
@@ -281,7 +323,7 @@ func TestBadWorkers(t *testing.T) {
 		t.Run(c.mode, func(t *testing.T) {
 			s := newSpawner(t, badPath, strings.HasPrefix(c.mode, "insecure"))
 			s.ReadyWithin = 500 * time.Millisecond
-			p, err := s.Spawn(t.Context(), spawn.ModeRun, "/nowhere/"+c.mode, 0)
+			p, err := s.Spawn(t.Context(), spawn.ModeRun, named(t, c.mode), 0)
 			if p != nil || !errors.Is(err, spawn.ErrNotReady) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
@@ -289,7 +331,7 @@ func TestBadWorkers(t *testing.T) {
 	}
 	t.Run("floods its standard error", func(t *testing.T) {
 		s := newSpawner(t, badPath, true)
-		p, err := s.Spawn(t.Context(), spawn.ModeRun, "/nowhere/insecure floods", 0)
+		p, err := s.Spawn(t.Context(), spawn.ModeRun, named(t, "insecure floods"), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,7 +343,7 @@ func TestBadWorkers(t *testing.T) {
 		s := newSpawner(t, badPath, false)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		if _, err := s.Spawn(ctx, spawn.ModeRun, "/nowhere/silent", 0); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := s.Spawn(ctx, spawn.ModeRun, named(t, "silent"), 0); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 	})

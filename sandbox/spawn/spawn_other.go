@@ -16,6 +16,10 @@ import (
 type Spawner struct {
 	OnViolation func(p *Process, v Violation)
 	UID         uint32
+	Memory      int64
+
+	WithoutNamespaces, WithoutGroups bool
+
 	ReadyWithin time.Duration
 }
 
@@ -26,6 +30,9 @@ func New(string, bool) (*Spawner, error) {
 
 // Digest is zero here.
 func (s *Spawner) Digest() abi.Digest { return abi.Digest{} }
+
+// Walls is empty here.
+func (s *Spawner) Walls() Walls { return Walls{} }
 
 // Close does nothing here.
 func (s *Spawner) Close() error { return nil }

@@ -14,12 +14,12 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/sandbox/cgroup"
 )
 
 // A Spawner starts workers from one program. Create it with New. Its fields may be
@@ -30,8 +30,13 @@ type Spawner struct {
 	// must not block, and runs on a goroutine of that worker.
 	OnViolation func(p *Process, v Violation)
 	// UID is the user and group that workers run as; 0 means this process's own.
-	// Another one needs root, and read access to the directories.
+	// Another one needs root, and directories that this user may read. A directory for
+	// ModeCompile is given to that user.
 	UID uint32
+	// WithoutNamespaces and WithoutGroups leave walls out, to look at the others alone.
+	WithoutNamespaces, WithoutGroups bool
+	// Memory is what a worker may hold, in bytes; 0 means RunMemory or CompileMemory.
+	Memory int64
 	// ReadyWithin is how long a worker may take to start; 0 means the constant.
 	ReadyWithin time.Duration
 
@@ -42,6 +47,11 @@ type Spawner struct {
 	closing  chan struct{}
 	done     chan struct{} // the forking thread has ended
 	once     sync.Once     // of Close
+
+	tried  sync.Once // of walls and groups
+	walls  Walls
+	groups *cgroup.Tree
+	number int64 // of the last worker; of the forking thread
 
 	mu   sync.Mutex
 	live map[*Process]struct{}
@@ -118,6 +128,13 @@ func (s *Spawner) forkThread() {
 	}
 }
 
+func (s *Spawner) readyWithin() time.Duration {
+	if s.ReadyWithin == 0 {
+		return ReadyWithin
+	}
+	return s.ReadyWithin
+}
+
 // Digest is the SHA-256 of the worker program.
 func (s *Spawner) Digest() abi.Digest { return s.digest }
 
@@ -132,6 +149,10 @@ func (s *Spawner) Close() error {
 		<-s.done
 		for _, p := range s.processes() { // also those started meanwhile
 			err = errors.Join(err, p.Close())
+		}
+		s.tried.Do(func() {}) // whoever comes later finds nothing
+		if s.groups != nil {
+			err = errors.Join(err, s.groups.Close())
 		}
 		err = errors.Join(err, s.program.Close())
 	})
@@ -169,6 +190,11 @@ func (s *Spawner) Spawn(ctx context.Context, mode Mode, dir string, cpu time.Dur
 	}
 	if !filepath.IsAbs(dir) {
 		return nil, fmt.Errorf("%w: the directory %q is not absolute", ErrNotReady, dir)
+	}
+	if mode == ModeCompile && s.UID != 0 {
+		if err := os.Chown(dir, int(s.UID), int(s.UID)); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
+		}
 	}
 	if mode == ModeCompile && cpu == 0 {
 		cpu = CompileCPU
@@ -214,27 +240,35 @@ func (s *Spawner) start(mode Mode, dir string, cpu time.Duration) (*Process, err
 	}
 	defer printed.Close() //nolint:errcheck // the child has its own
 
-	args := []string{"monroe-worker", "--cpu", cpu.String(), "--parent", strconv.Itoa(os.Getpid())}
+	// The worker opens its directory by its working directory: the path may lead through
+	// directories that its user may not enter.
+	within, err := os.Open(dir)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close(), stderr.Close())
+	}
+	defer within.Close() //nolint:errcheck // opened for reading
+	isolated := s.Walls().Namespaces
+	args := []string{"monroe-worker", "--cpu", cpu.String()}
+	if !isolated { // whose parent is outside of its process namespace, so that it sees none
+		args = append(args, "--parent", strconv.Itoa(os.Getpid()))
+	}
 	if s.insecure {
 		args = append(args, "--insecure-dev")
 	}
 	cmd := &exec.Cmd{
-		Path: fmt.Sprintf("/proc/self/fd/%d", s.program.Fd()),
-		Args: append(args, string(mode), dir),
+		Path: s.path(),
+		Args: append(args, string(mode), "/proc/self/cwd"),
 		// Never this process's environment. The memory limit makes the collector work
 		// before the kernel does; threads beyond two help no guest.
 		Env:         []string{"GOMEMLIMIT=1GiB", "GOMAXPROCS=2"},
-		Dir:         "/",
+		Dir:         fmt.Sprintf("/proc/self/fd/%d", within.Fd()),
 		Stderr:      printed,
 		ExtraFiles:  []*os.File{child},
-		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+		SysProcAttr: s.attributes(isolated),
 	}
-	if s.UID != 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.UID, Gid: s.UID}
-	}
-	p := &Process{Conn: conn, cmd: cmd, cpu: (cpu + time.Second - 1) / time.Second * time.Second, done: make(chan struct{})}
+	p := &Process{Conn: conn, cmd: cmd, cpu: (cpu + time.Second - 1) / time.Second * time.Second, done: make(chan struct{}), gone: make(chan struct{})}
 	err = s.fork(func() error {
-		if err := cmd.Start(); err != nil {
+		if err := s.house(p, mode); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -249,6 +283,9 @@ func (s *Spawner) start(mode Mode, dir string, cpu time.Duration) (*Process, err
 		p.wall = time.AfterFunc(CompileWall, func() { p.kill(ErrWallLimit) })
 	}
 	p.workers.Go(func() { p.drain(stderr) })
+	if !slices.Contains(s.walls.Groups, "memory") {
+		p.workers.Go(func() { p.watchMemory(s.memory(mode)) })
+	}
 	go p.reap(s)
 	return p, nil
 }

@@ -20,7 +20,8 @@ func main() {
 	send := func(b []byte) { _, _ = host.Write(b) }
 	ready := func(r wire.Ready) { _ = wire.WriteFrame(host, wire.KindReady, wire.EncodeJSON(r)) }
 	good := wire.Ready{Protocol: wire.Version, Engine: "bad", Enforced: []string{"no_new_privs"}}
-	switch filepath.Base(os.Args[len(os.Args)-1]) {
+	dir, _ := os.Getwd() // the worker's directory is named after what it does
+	switch filepath.Base(dir) {
 	case "silent":
 	case "exits":
 		fmt.Fprintln(os.Stderr, "out of order \x1b[31m")

@@ -1,0 +1,386 @@
+package cgroup
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// controllers are those that a worker is limited by.
+var controllers = []string{"memory", "pids", "cpu"}
+
+// A Tree is a place for groups, one directory for each hierarchy that the machine
+// has. Its methods are safe for concurrent use; Close it after the last group.
+type Tree struct {
+	unified  string            // directory in the version 2 hierarchy, empty if it cannot be used
+	limited  []string          // controllers of version 2
+	v1       map[string]string // directory by controller of version 1
+	back     map[string]string // where this process is, by controller of version 1
+	problems []string          // what could not be had
+}
+
+// A Group is the place of one process. Remove it after that process has ended.
+type Group struct {
+	tree *Tree
+	dirs []string
+	dir2 *os.File // open directory in version 2, nil if there is none
+	v1   map[string]string
+}
+
+// Open makes a place for groups below this process's own. What it cannot use is in
+// Problems; without anything it fails.
+func Open() (*Tree, error) {
+	t := &Tree{v1: map[string]string{}, back: map[string]string{}}
+	mounts, err := mountPoints()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	own, err := memberships()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	name := fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), opened.Add(1))
+	if at, ok := mounts[""]; ok {
+		if err := t.openUnified(filepath.Join(at, own[""]), at, name); err != nil {
+			t.problems = append(t.problems, "version 2: "+err.Error())
+		}
+	}
+	for _, c := range controllers {
+		at, ok := mounts[c]
+		if !ok || slices.Contains(t.limited, c) {
+			continue
+		}
+		base := filepath.Join(at, own[c])
+		sweep(base)
+		dir := filepath.Join(base, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.problems = append(t.problems, fmt.Sprintf("version 1, %s: %v", c, err))
+			continue
+		}
+		t.v1[c], t.back[c] = dir, base
+	}
+	for _, c := range controllers {
+		if !slices.Contains(t.Enforces(), c) {
+			t.problems = append(t.problems, "no controller for "+c)
+		}
+	}
+	if t.unified == "" && len(t.v1) == 0 {
+		return nil, fmt.Errorf("%w: %s", ErrUnsupported, strings.Join(t.problems, "; "))
+	}
+	return t, nil
+}
+
+// prefix of a directory, before the id of the process that made it and a number.
+const prefix = "monroe-"
+
+var opened atomic.Int64 // trees of this process
+
+// openUnified makes the place in version 2, with the controllers that are delegated.
+func (t *Tree) openUnified(base, root, name string) error {
+	if filepath.Base(base) == "host" { // the daemon's leaf, which systemd or an earlier start made
+		base = filepath.Dir(base)
+	}
+	sweep(base)
+	if base != root {
+		// A group with processes in it cannot have limited children: this one moves into
+		// a leaf. Where it may not, or others are there, what is delegated stays unused.
+		if err := delegate(base); err != nil {
+			t.problems = append(t.problems, err.Error())
+		}
+	}
+	dir := filepath.Join(base, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	t.unified = dir
+	var want []string
+	have, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers")) // none is an answer
+	for _, c := range controllers {
+		if slices.Contains(strings.Fields(string(have)), c) {
+			want = append(want, "+"+c)
+			t.limited = append(t.limited, c)
+		}
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	if err := put(dir, "cgroup.subtree_control", strings.Join(want, " ")); err != nil {
+		t.limited = nil
+		return err
+	}
+	return nil
+}
+
+// delegate makes the controllers of a group available to its children.
+func delegate(base string) error {
+	have, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	var want []string
+	for _, c := range controllers {
+		if slices.Contains(strings.Fields(string(have)), c) {
+			want = append(want, "+"+c)
+		}
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	host := filepath.Join(base, "host")
+	if err := os.Mkdir(host, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := put(host, "cgroup.procs", "0"); err != nil {
+		return err
+	}
+	return put(base, "cgroup.subtree_control", strings.Join(want, " "))
+}
+
+// Enforces lists the limits that groups of this tree have: memory, pids, cpu.
+func (t *Tree) Enforces() (list []string) {
+	for _, c := range controllers {
+		if _, ok := t.v1[c]; ok || slices.Contains(t.limited, c) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// Unified is the version 2 directory above all groups, for programs that are attached
+// to it; empty if there is none.
+func (t *Tree) Unified() string { return t.unified }
+
+// Problems says for people what could not be had.
+func (t *Tree) Problems() []string { return slices.Clone(t.problems) }
+
+// Close removes the place.
+func (t *Tree) Close() error {
+	var errs []error
+	for _, dir := range t.v1 {
+		errs = append(errs, remove(dir))
+	}
+	if t.unified != "" {
+		errs = append(errs, remove(t.unified))
+	}
+	return errors.Join(errs...)
+}
+
+// New makes a group. Limits that the tree does not enforce are left out.
+func (t *Tree) New(name string, l Limits) (g *Group, err error) {
+	g = &Group{tree: t, v1: map[string]string{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("cgroup: %w", err), g.Remove())
+		}
+	}()
+	if t.unified != "" {
+		dir := filepath.Join(t.unified, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return nil, err
+		}
+		g.dirs = append(g.dirs, dir)
+		if g.dir2, err = os.Open(dir); err != nil {
+			return nil, err
+		}
+		for _, c := range t.limited {
+			if err := limit(c, dir, l, false); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for c, parent := range t.v1 {
+		dir := filepath.Join(parent, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return nil, err
+		}
+		g.dirs = append(g.dirs, dir)
+		g.v1[c] = dir
+		if err := limit(c, dir, l, true); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// period of the processor's limit, in microseconds.
+const period = 100_000
+
+func limit(controller, dir string, l Limits, v1 bool) error {
+	switch {
+	case controller == "memory" && l.Memory > 0 && v1:
+		if err := put(dir, "memory.limit_in_bytes", strconv.FormatInt(l.Memory, 10)); err != nil {
+			return err
+		}
+		err := put(dir, "memory.memsw.limit_in_bytes", strconv.FormatInt(l.Memory, 10))
+		if errors.Is(err, fs.ErrNotExist) { // a kernel that does not count swap
+			return nil
+		}
+		return err
+	case controller == "memory" && l.Memory > 0:
+		err := put(dir, "memory.swap.max", "0")
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return errors.Join(err, put(dir, "memory.max", strconv.FormatInt(l.Memory, 10)))
+	case controller == "pids" && l.PIDs > 0:
+		return put(dir, "pids.max", strconv.Itoa(l.PIDs))
+	case controller == "cpu" && l.CPU > 0 && v1:
+		return errors.Join(put(dir, "cpu.cfs_period_us", strconv.Itoa(period)), put(dir, "cpu.cfs_quota_us", strconv.Itoa(int(l.CPU*period))))
+	case controller == "cpu" && l.CPU > 0:
+		return put(dir, "cpu.max", fmt.Sprintf("%d %d", int(l.CPU*period), period))
+	}
+	return nil
+}
+
+// Dir is the open version 2 directory, for the kernel to start a process in; nil if
+// there is none. It stays the group's.
+func (g *Group) Dir() *os.File { return g.dir2 }
+
+// Enter moves the calling thread into the version 1 groups, so that what it forks is
+// born there. The goroutine must be locked to its thread, and call leave on it.
+func (g *Group) Enter() (leave func() error, err error) {
+	leave = func() error {
+		var errs []error
+		for c := range g.v1 {
+			errs = append(errs, put(g.tree.back[c], "tasks", "0"))
+		}
+		return errors.Join(errs...)
+	}
+	for _, dir := range g.v1 {
+		if err := put(dir, "tasks", "0"); err != nil {
+			return nil, errors.Join(fmt.Errorf("cgroup: %w", err), leave())
+		}
+	}
+	return leave, nil
+}
+
+// OutOfMemory reports whether the kernel killed in this group for want of memory.
+func (g *Group) OutOfMemory() bool {
+	dir, file := g.v1["memory"], "memory.oom_control"
+	if dir == "" {
+		if g.dir2 == nil {
+			return false
+		}
+		dir, file = g.dir2.Name(), "memory.events"
+	}
+	text, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
+			return n != "0"
+		}
+	}
+	return false
+}
+
+// Remove ends the group. The processes in it must have been waited for.
+func (g *Group) Remove() error {
+	var errs []error
+	if g.dir2 != nil {
+		errs = append(errs, g.dir2.Close())
+		g.dir2 = nil
+	}
+	for _, dir := range g.dirs {
+		errs = append(errs, remove(dir))
+	}
+	g.dirs = nil
+	return errors.Join(errs...)
+}
+
+// remove retries: the kernel lets a group go a moment after its last process.
+func remove(dir string) (err error) {
+	for range 100 {
+		err = os.Remove(dir)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return fmt.Errorf("cgroup: %w", err)
+}
+
+// sweep removes the places of daemons that have ended. A group with a process in it
+// cannot be removed, so nothing that lives is touched.
+func sweep(base string) {
+	places, err := filepath.Glob(filepath.Join(base, prefix+"*"))
+	if err != nil {
+		return
+	}
+	for _, place := range places {
+		id, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(place), prefix), "-")
+		pid, err := strconv.Atoi(id)
+		if err != nil || pid == os.Getpid() || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			continue
+		}
+		groups, _ := filepath.Glob(filepath.Join(place, "*", "cgroup.procs")) // the pattern is good
+		for _, g := range groups {
+			_ = os.Remove(filepath.Dir(g))
+		}
+		_ = os.Remove(place)
+	}
+}
+
+func put(dir, file, text string) error {
+	return os.WriteFile(filepath.Join(dir, file), []byte(text), 0)
+}
+
+// mountPoints returns where each controller of version 1 and, under "", version 2 is
+// mounted.
+func mountPoints() (map[string]string, error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
+		before, after, _ := strings.Cut(s.Text(), " - ")
+		place, kind := strings.Fields(before), strings.Fields(after)
+		if len(place) < 5 || len(kind) < 3 {
+			continue
+		}
+		switch kind[0] {
+		case "cgroup2":
+			found[""] = place[4]
+		case "cgroup":
+			for c := range strings.SplitSeq(kind[2], ",") {
+				found[c] = place[4]
+			}
+		}
+	}
+	return found, nil
+}
+
+// memberships returns this process's group by controller, version 2 under "".
+func memberships() (map[string]string, error) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		for c := range strings.SplitSeq(parts[1], ",") {
+			found[c] = parts[2]
+		}
+	}
+	return found, nil
+}

@@ -1,0 +1,206 @@
+package cgroup_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/getmonroe/monroe/sandbox/cgroup"
+)
+
+// TestMain is also the process that is put into groups.
+func TestMain(m *testing.M) {
+	switch os.Getenv("MONROE_TEST_GROUP") {
+	case "cat":
+		text, err := os.ReadFile("/proc/self/cgroup")
+		if err != nil {
+			os.Exit(1)
+		}
+		fmt.Print(string(text))
+		os.Exit(0)
+	case "memory":
+		var keep [][]byte
+		for range 512 {
+			b := make([]byte, 1<<20)
+			for i := 0; i < len(b); i += 4096 {
+				b[i] = 1
+			}
+			keep = append(keep, b)
+		}
+		fmt.Print(len(keep))
+		os.Exit(0)
+	case "threads":
+		for range 200 {
+			go func() { runtime.LockOSThread(); _, _ = os.Stdin.Read(nil); select {} }()
+			runtime.Gosched()
+		}
+		os.Exit(0)
+	case "burn":
+		for spent := time.Duration(0); spent < 200*time.Millisecond; {
+			var u syscall.Rusage
+			if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+				os.Exit(1)
+			}
+			spent = time.Duration(u.Utime.Nano() + u.Stime.Nano())
+		}
+		os.Exit(0)
+	case "leave":
+		if _, err := cgroup.Open(); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func open(t *testing.T) *cgroup.Tree {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can make control groups here")
+	}
+	tree, err := cgroup.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tree.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tree
+}
+
+// in runs this program in a group, as the spawner does.
+func in(t *testing.T, g *cgroup.Group, what string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = []string{"MONROE_TEST_GROUP=" + what, "GOMAXPROCS=2"}
+	if d := g.Dir(); d != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(d.Fd())}
+	}
+	var out strings.Builder
+	cmd.Stdout = &out
+	runtime.LockOSThread()
+	leave, err := g.Enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := cmd.Start()
+	err = leave()
+	runtime.UnlockOSThread()
+	if started != nil || err != nil {
+		t.Fatal(started, err)
+	}
+	err = cmd.Wait()
+	return out.String(), err
+}
+
+func group(t *testing.T, tree *cgroup.Tree, l cgroup.Limits) *cgroup.Group {
+	t.Helper()
+	g, err := tree.New("w-"+strconv.Itoa(len(t.Name())), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return g
+}
+
+func TestRootMembership(t *testing.T) {
+	tree := open(t)
+	before, err := os.ReadFile("/proc/thread-self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := in(t, group(t, tree, cgroup.Limits{}), "cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(out) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if parts[1] != "" && !slices.Contains(tree.Enforces(), parts[1]) || parts[1] == "" && tree.Unified() == "" {
+			continue
+		}
+		if !strings.Contains(parts[2], "monroe-"+strconv.Itoa(os.Getpid())+"-") {
+			t.Errorf("born in %q", line)
+		}
+	}
+	after, err := os.ReadFile("/proc/thread-self/cgroup")
+	if err != nil || string(after) != string(before) {
+		t.Errorf("the thread that forked is in %s, was in %s; %v", after, before, err)
+	}
+}
+
+// TestRootEnforces meets each limit, beside a twin within it.
+func TestRootEnforces(t *testing.T) {
+	tree := open(t)
+	if got := tree.Enforces(); !slices.Equal(got, []string{"memory", "pids", "cpu"}) {
+		t.Fatalf("it enforces %v: %v", got, tree.Problems())
+	}
+	killed := func(err error) bool {
+		var exit *exec.ExitError
+		return errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+	}
+	g := group(t, tree, cgroup.Limits{Memory: 64 << 20})
+	if out, err := in(t, g, "memory"); !killed(err) || !g.OutOfMemory() {
+		t.Errorf("512 MiB in a group of 64: %q, %v", out, err)
+	}
+	t.Run("memory twin", func(t *testing.T) {
+		g := group(t, tree, cgroup.Limits{Memory: 2 << 30})
+		if out, err := in(t, g, "memory"); err != nil || out != "512" || g.OutOfMemory() {
+			t.Errorf("512 MiB in a group of 2 GiB: %q, %v", out, err)
+		}
+	})
+	t.Run("pids", func(t *testing.T) {
+		if _, err := in(t, group(t, tree, cgroup.Limits{PIDs: 32}), "threads"); err == nil {
+			t.Error("200 threads in a group of 32")
+		}
+	})
+	t.Run("pids, the twin", func(t *testing.T) {
+		if out, err := in(t, group(t, tree, cgroup.Limits{PIDs: 1000}), "threads"); err != nil {
+			t.Errorf("200 threads in a group of 1000: %q, %v", out, err)
+		}
+	})
+}
+
+// TestRootProcessor burns 200 ms of processor time: with a quarter of a processor that
+// takes at least three times as long, whatever else the machine does.
+func TestRootProcessor(t *testing.T) {
+	tree := open(t)
+	began := time.Now()
+	if _, err := in(t, group(t, tree, cgroup.Limits{CPU: 0.25}), "burn"); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < 600*time.Millisecond {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// TestRootSweep leaves a place behind, as a crash does, and opens another.
+func TestRootSweep(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can make control groups here")
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = []string{"MONROE_TEST_GROUP=leave"}
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	tree := open(t)
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(tree.Unified()), fmt.Sprintf("monroe-%d-*", cmd.Process.Pid)))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
