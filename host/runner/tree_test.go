@@ -27,6 +27,7 @@ type cast struct {
 	mu      sync.Mutex
 	play    map[string]script
 	started map[string]int
+	spawned func(dir string)
 }
 
 func (s *cast) Spawn(_ context.Context, dir string, _ time.Duration) (runner.Worker, error) {
@@ -41,6 +42,9 @@ func (s *cast) Spawn(_ context.Context, dir string, _ time.Duration) (runner.Wor
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.started[m.Name]++
+	if s.spawned != nil {
+		s.spawned(dir)
+	}
 	one := &fakeSpawner{ready: engine, scripts: []script{s.play[m.Name]}}
 	return one.Spawn(context.Background(), dir, 0)
 }

@@ -142,7 +142,7 @@ func TestNobodyRaisesTheCap(t *testing.T) {
 	id := b.begin(t, "thinking")
 	b.await(t, id, func(s host.RunState) bool { return s == host.StateWaiting })
 	v := b.view(t, id)
-	if v.Waiting == nil || v.Waiting.Kind != host.WaitBudget || v.Waiting.Expires.Sub(time.Now()) < 34*24*time.Hour || v.Waiting.Next.After(v.Waiting.Expires) {
+	if v.Waiting == nil || v.Waiting.Kind != host.WaitBudget || time.Until(v.Waiting.Expires) < 34*24*time.Hour || v.Waiting.Next.After(v.Waiting.Expires) {
 		t.Errorf("%+v", v.Waiting)
 	}
 	ahead.Store(int64(broker.DefaultBudgetLife + time.Minute))

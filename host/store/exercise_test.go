@@ -426,6 +426,7 @@ func TestEveryMethod(t *testing.T) {
 			m := store.Module{SHA256: sha, Image: sha, Artefact: sha, MAC: []byte("m"), Engine: "e", Size: 9, Manifest: "{}", PushedBy: "Ann", PushedAt: at}
 			is("PutModule", tx.PutModule("skill", m), nil)
 			is("PutModule", tx.PutModule("skill", m), nil)
+			is("KeepModule", tx.KeepModule(m), nil)
 			got, err := tx.Module(sha)
 			got.PushedAt = got.PushedAt.UTC()
 			is("Module", got, m)
