@@ -294,6 +294,13 @@ func (d *decision) reserve(tx *store.Tx) error {
 	}
 	amount, period, err := tx.UseHold(d.s.Run.ID, c.n, c.attempts+1)
 	if err == nil { // reserved when a person was asked, in the month of that moment
+		month, err := tx.SpendTotal(store.PeriodScope(period))
+		if err != nil {
+			return err
+		}
+		if month.Settled+month.Reserved > d.rules.Cap { // it was lowered since: that stops what has not left
+			return errShort
+		}
 		c.reserved, c.period = amount, period
 		return nil
 	}

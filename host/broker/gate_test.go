@@ -30,6 +30,9 @@ func TestTheLastMomentBeforeASend(t *testing.T) {
 			change: func(h *house) { h.world.revoked = map[string]bool{"bob": true} },
 			wait:   host.WaitConnector, says: "page.put waits: the connection was withdrawn",
 		},
+		"cap lowered": {
+			change: func(h *house) { h.rules.Cap = 9 }, wait: host.WaitBudget, says: "Out of budget",
+		},
 		"grant withdrawn": {
 			change: func(h *house) { h.permit(4, "page.put") }, code: abi.Scope, says: "no grant lets triage use page.put",
 		},
@@ -94,23 +97,26 @@ func TestTheLastMomentBeforeASend(t *testing.T) {
 	}
 }
 
-// A cap that is lowered stops what nobody has reserved for. What a person was asked
-// for has its money: it was put aside with the question.
-func TestACapThatIsLoweredAtTheLastMoment(t *testing.T) {
+// What a lowered cap stopped goes on when it is raised, by the same yes.
+func TestAYesOutlivesALoweredCap(t *testing.T) {
 	h := newHouse(t)
-	raw := use(abi.OpSend, "model.ask", "bob", 10)
-	h.onRules = func(n int) {
-		if n == 1 {
-			h.rules.Cap = 9
-		}
-	}
-	var told string
-	h.s.Emit = func(e host.Event) { told = e.Text }
+	raw := use(abi.OpSend, "mail.send", "bob", 10)
+	h.waits(1, raw, host.WaitApproval)
+	h.answer(1, true)
+	h.resume()
+	h.rules.Cap = 9
 	h.waits(1, raw, host.WaitBudget)
-	if !strings.Contains(told, "Out of budget") {
-		t.Error(told)
+	if got := h.totals(); got.Reserved != 10 {
+		t.Errorf("%+v", got)
 	}
-	h.performed(0)
+	h.crash()
+	h.rules.Cap = 10
+	h.ok(1, raw)
+	h.performed(1)
+	if got := h.totals(); got.Reserved != 0 || got.Settled != 5 {
+		t.Errorf("%+v", got)
+	}
+	h.books()
 }
 
 // The target was changed by somebody since it was looked at: the other side compares

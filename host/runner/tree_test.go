@@ -143,6 +143,10 @@ func TestASkillIsCalledThroughTheWholeHost(t *testing.T) {
 			if len(v.Tree) != 2 || v.Tree[1].Parent != id || v.Tree[1].Skill != "lower" || v.Tree[1].State != host.StateSucceeded {
 				t.Errorf("%+v", v.Tree)
 			}
+			// What it calls spends out of its own: the ceiling is told before the start.
+			if v.Estimate.Ceiling != abi.USD || v.Tree[1].Budget != abi.USD {
+				t.Errorf("the ceilings are %s and %s", v.Estimate.Ceiling, v.Tree[1].Budget)
+			}
 			if w := b.view(t, v.Tree[1].ID); w.Root != id || w.OnBehalfOf.ID != b.caller.ID || !w.Attended {
 				t.Errorf("%+v", w.Run)
 			}
