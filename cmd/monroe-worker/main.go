@@ -1,8 +1,9 @@
 // Command monroe-worker compiles or runs one WebAssembly guest in a process that
 // has given up everything but one socket. monroed starts it; it is of no use by hand.
 //
-//	monroe-worker [--cpu 120s] [--parent pid] [--insecure-dev] run <dir>
-//	monroe-worker [--cpu 20s]  [--parent pid] [--insecure-dev] compile <outdir>
+//	monroe-worker [--cpu 120s] [--memory bytes] [--parent pid] [--insecure-dev] run <dir>
+//	monroe-worker [--cpu 20s]  [--memory bytes] [--parent pid] [--insecure-dev] compile <outdir>
+//	monroe-worker [--without wall,…] canary <dir>
 //	monroe-worker --engine
 //
 // It knows the order: confine, then read. It must not know hosts, connectors,
@@ -15,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/sandbox"
@@ -31,8 +33,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("monroe-worker", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.DurationVar(&cfg.CPU, "cpu", 0, "processor time, rounded up to seconds; 0 means no limit")
+	flags.Int64Var(&cfg.Memory, "memory", 0, "bytes that may be writable; 0 means no limit")
 	flags.IntVar(&cfg.Parent, "parent", 0, "process id that must be the parent")
 	flags.BoolVar(&cfg.Insecure, "insecure-dev", false, "go on where the kernel cannot confine; for development only")
+	without := flags.String("without", "", "walls to leave out, for a canary")
 	engine := flags.Bool("engine", false, "print what runs of this worker are pinned to, and end")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -46,6 +50,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	cfg.Mode, cfg.Dir = confine.Mode(flags.Arg(0)), flags.Arg(1)
+	if *without != "" {
+		cfg.Without = strings.Split(*without, ",")
+	}
 	if err := work(cfg, stderr); err != nil {
 		fmt.Fprintln(stderr, "monroe-worker:", err)
 		return 1
@@ -65,9 +72,12 @@ func work(cfg confine.Config, stderr io.Writer) error {
 	// Reads block: one guest waits for one answer, and a poller would add two system
 	// calls to each.
 	host := os.NewFile(wire.FD, "host")
-	if cfg.Mode == confine.ModeCompile {
+	switch cfg.Mode {
+	case confine.ModeCompile:
 		err = worker.Compile(host, c, cfg.Dir)
-	} else {
+	case confine.ModeCanary:
+		err = worker.Canary(host, c)
+	default:
 		err = worker.Run(host, c, cfg.Dir)
 	}
 	if errors.Is(err, io.EOF) { // the host needs this worker no more

@@ -98,6 +98,18 @@ func (doctorCmd) Run(e *env) error {
 		return err
 	}
 	err = e.show(v, func() {
+		for _, l := range append(append(v.Layers, v.Parts...), v.Full) {
+			mark := "    "
+			if l.Enforced {
+				mark = "ok  "
+			}
+			e.printf("%s  %-11s %-21s %2d of %2d attempts denied, %2d reported   %s\n", mark, l.ID, l.Name, l.Denied, l.Attempts, l.Reported, plain(l.Why))
+		}
+		h := v.Host
+		e.printf("      kernel %s %s, user %d, workers %d, capabilities %s, namespaces: %s\n", plain(h.Kernel), h.Arch, h.UID, h.WorkerUID, h.Capabilities, plain(h.Namespaces))
+		for _, w := range h.GroupsWhy {
+			e.printf("      control groups: %s\n", plain(w))
+		}
 		for _, x := range v.Checks {
 			mark := "ok  "
 			if !x.OK {

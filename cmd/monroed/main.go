@@ -81,7 +81,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("the worker program %s: %w", f.Worker, err)
 	}
-	defer spawner.Close() //nolint:errcheck // the process ends
+	defer spawner.Close()  //nolint:errcheck // the process ends
 	if os.Geteuid() == 0 { // nobody else may start processes of another user
 		spawner.UID = operator.WorkerUID
 	}
@@ -95,7 +95,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	defer warm.Close()
 	w, err := workspace.Open(ctx, workspace.Config{
 		Name: name, Dir: dir, Postgres: postgres, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: warm,
-		Confinement: confinement(f.InsecureDev), Now: time.Now, Log: log,
+		Confinement: confinement(f.InsecureDev, spawner.Walls()), Walls: (&examiner{program: f.Worker, uid: spawner.UID}).walls, Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return err

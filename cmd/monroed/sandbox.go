@@ -4,20 +4,68 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/sandbox/doctor"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
 
-func confinement(insecure bool) string {
-	if insecure {
+// confinement says for people what was found at the start. The worker itself checks
+// L1 and L2 and refuses to start without them.
+func confinement(insecure bool, w spawn.Walls) string {
+	switch {
+	case insecure:
 		return "insecure-dev: whatever this machine has, perhaps nothing"
+	case w.Namespaces:
+		return "L0 wasm + L1 process + L2 seccomp and landlock + L3 namespaces"
 	}
 	return "L0 wasm + L1 process + L2 seccomp and landlock"
+}
+
+// examiner tries the walls. A look takes seconds and a few processes, so that one
+// serves everybody who asks meanwhile, and for a while after.
+type examiner struct {
+	program string
+	uid     uint32
+
+	mu   sync.Mutex
+	at   time.Time
+	last api.Walls
+}
+
+const lookAgain = 10 * time.Second
+
+func (e *examiner) walls(ctx context.Context) (api.Walls, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if time.Since(e.at) < lookAgain {
+		return e.last, nil
+	}
+	r, err := doctor.Examine(ctx, e.program, e.uid)
+	if err != nil {
+		return api.Walls{}, err
+	}
+	e.last, e.at = api.Walls{
+		Level: r.Level, Layers: walls(r.Layers), Parts: walls(r.Parts), Full: api.Wall(r.Full), Findings: r.Findings,
+		Host: api.Machine{
+			Kernel: r.Host.Kernel, Arch: r.Host.Arch, UID: r.Host.UID, WorkerUID: r.Host.WorkerUID, Capabilities: r.Host.Capabilities,
+			Landlock: r.Host.Landlock, Namespaces: r.Host.Namespaces, Groups: r.Host.Groups, GroupsWhy: r.Host.GroupsWhy,
+		},
+	}, time.Now()
+	return e.last, nil
+}
+
+func walls(layers []doctor.Layer) (list []api.Wall) {
+	for _, l := range layers {
+		list = append(list, api.Wall(l))
+	}
+	return list
 }
 
 // compiler lets a confined child compile an upload.

@@ -152,11 +152,49 @@ type JournalChain struct {
 	Head string     `json:"head" doc:"chained SHA-256 of headers and ciphertexts, hexadecimal"`
 }
 
-// DoctorView is the state of the daemon.
+// DoctorView is the state of the daemon and of the machine.
 type DoctorView struct {
-	Time   time.Time     `json:"time"`
-	OK     bool          `json:"ok"`
+	Time time.Time `json:"time"`
+	OK   bool      `json:"ok" doc:"no check failed; the walls of the operator's minimum stand"`
+	Walls
 	Checks []DoctorCheck `json:"checks"`
+}
+
+// Walls is what stands around guests, found by attempts that fail.
+type Walls struct {
+	Level    string   `json:"level" doc:"the layers that are enforced, such as L0+L1+L2"`
+	Layers   []Wall   `json:"layers"`
+	Parts    []Wall   `json:"parts" doc:"walls within a layer that others of that layer hide"`
+	Full     Wall     `json:"full" doc:"every attempt against all layers together"`
+	Findings []string `json:"findings" doc:"outcomes that differ from what is expected of a layer"`
+	Host     Machine  `json:"host"`
+}
+
+// Wall is one layer of the confinement.
+type Wall struct {
+	ID       string   `json:"id"`
+	Name     string   `json:"name"`
+	Enforced bool     `json:"enforced"`
+	Attempts int      `json:"attempts"`
+	Denied   int      `json:"denied"`
+	Reported int      `json:"reported" doc:"of the denied attempts, those that the host was told of"`
+	Open     []string `json:"open" doc:"attempts that this layer alone does not stop"`
+	Why      string   `json:"why" doc:"what it consists of here, or why it does not stand"`
+}
+
+// Machine is what the walls are built on.
+type Machine struct {
+	Kernel       string   `json:"kernel"`
+	Arch         string   `json:"arch"`
+	UID          int      `json:"uid"`
+	WorkerUID    int      `json:"worker_uid"`
+	Capabilities string   `json:"capabilities" doc:"effective set of the daemon, hexadecimal"`
+	Landlock     int      `json:"landlock" doc:"version of its interface, 0: none"`
+	Namespaces   string   `json:"namespaces" doc:"yes, or why not"`
+	Groups       []string `json:"groups" doc:"limits by control group"`
+	GroupsWhy    []string `json:"groups_why,omitempty"`
+	Store        string   `json:"store" doc:"where the state is kept, and how"`
+	CommitUS     int64    `json:"commit_us" doc:"one durable commit, in microseconds"`
 }
 
 // DoctorCheck is one finding.

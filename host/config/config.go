@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,6 +98,9 @@ type Operator struct {
 	// WorkerUID is the user and group that workers run as where the daemon is root, 0
 	// means 65534 (nobody). Give them one that nothing else has.
 	WorkerUID uint32 `yaml:"worker_uid,omitempty"`
+	// Minimum are the layers without which monroe doctor fails, absent means L0, L1 and
+	// L2. Without those no guest runs, whatever stands here.
+	Minimum []string `yaml:"minimum_walls,omitempty"`
 	// Spares is how many workers wait with a module loaded for its next run, absent
 	// means 2, at most 64.
 	Spares *int  `yaml:"spare_workers,omitempty"`
@@ -104,6 +108,14 @@ type Operator struct {
 	Store  Store `yaml:"store,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
+}
+
+// MinimumWalls are the layers that the operator asks for.
+func (o *Operator) MinimumWalls() []string {
+	if o.Minimum == nil {
+		return []string{"L0", "L1", "L2"}
+	}
+	return o.Minimum
 }
 
 // SpareWorkers is how many workers wait with a module loaded for its next run.
@@ -310,6 +322,11 @@ func ReadOperator(path string) (*Operator, error) {
 	}
 	if n := o.SpareWorkers(); n < 0 || n > 64 {
 		return nil, fmt.Errorf("%s: spare_workers is 0 to 64", path)
+	}
+	for _, id := range o.Minimum {
+		if !slices.Contains([]string{"L0", "L1", "L2", "L3", "L4", "L5"}, id) {
+			return nil, fmt.Errorf("%s: minimum_walls: %q is none of L0 to L5", path, id)
+		}
 	}
 	if o.Owner.Name == "" {
 		o.Owner.Name = "Owner"

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -367,6 +368,25 @@ func heads(tx *store.Tx, id host.RunID) (map[int64]string, error) {
 	return m, nil
 }
 
+// examine tries the walls and compares them with the operator's minimum.
+func (w *Workspace) examine(ctx context.Context, v *api.DoctorView) (err error) {
+	if w.Walls == nil {
+		return errors.New("this daemon does not know its walls")
+	}
+	if v.Walls, err = w.Config.Walls(ctx); err != nil {
+		return err
+	}
+	if len(v.Findings) > 0 {
+		return fmt.Errorf("not as expected: %s", strings.Join(v.Findings, "; "))
+	}
+	for _, id := range w.Operator.MinimumWalls() {
+		if !slices.ContainsFunc(v.Layers, func(l api.Wall) bool { return l.ID == id && l.Enforced }) {
+			return fmt.Errorf("%s does not stand, and operator.yaml asks for it", id)
+		}
+	}
+	return nil
+}
+
 // Doctor implements api.Backend.
 func (w *Workspace) Doctor(ctx context.Context, _ host.Caller) (api.DoctorView, error) {
 	now := w.Now()
@@ -378,10 +398,13 @@ func (w *Workspace) Doctor(ctx context.Context, _ host.Caller) (api.DoctorView, 
 		}
 		v.Checks = append(v.Checks, c)
 	}
-	add("confinement", nil, w.Confinement, "")
+	below := w.examine(ctx, &v)
+	add("walls", below, v.Level, "see the layers; docs/confinement.md says what each one needs")
 	start := time.Now()
 	err := w.store.Write(ctx, func(tx *store.Tx) error { return tx.Touch() })
-	add("store", err, fmt.Sprintf("%s; one durable commit took %s", w.store.Place(), time.Since(start).Round(10*time.Microsecond)), "look at the disk: space, permissions, errors")
+	took := time.Since(start)
+	v.Host.Store, v.Host.CommitUS = w.store.Place(), took.Microseconds()
+	add("store", err, fmt.Sprintf("%s; one durable commit took %s", w.store.Place(), took.Round(10*time.Microsecond)), "look at the disk: space, permissions, errors")
 	err = nil
 	var names []string
 	for _, op := range w.world.Operations() {

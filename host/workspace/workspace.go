@@ -27,6 +27,7 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
 	"github.com/getmonroe/monroe/host/approval"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/broker"
@@ -49,10 +50,13 @@ type Config struct {
 	World    func(*config.Workspace) (broker.World, error)
 	Compiler module.Compiler
 	Spawner  runner.Spawner
-	// Confinement names the walls around guests, for people.
+	// Confinement names the walls around guests, for people, as far as they are known
+	// without trying them.
 	Confinement string
-	Now         func() time.Time
-	Log         *slog.Logger
+	// Walls tries the walls around guests; nil says that nothing is known of them.
+	Walls func(context.Context) (api.Walls, error)
+	Now   func() time.Time
+	Log   *slog.Logger
 }
 
 // Workspace is open until Close. It is safe for concurrent use.

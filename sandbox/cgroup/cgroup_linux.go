@@ -310,7 +310,7 @@ func remove(dir string) (err error) {
 		if !errors.Is(err, unix.EBUSY) {
 			break
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond) //nolint:forbidigo // the kernel tells nobody when it is done
 	}
 	return fmt.Errorf("cgroup: %w", err)
 }

@@ -32,6 +32,8 @@ const (
 	ModeRun Mode = "run"
 	// ModeCompile reads and writes one directory.
 	ModeCompile Mode = "compile"
+	// ModeCanary is confined like ModeRun, and tries what it may not.
+	ModeCanary Mode = "canary"
 )
 
 // Config says how a worker confines itself.
@@ -39,9 +41,15 @@ type Config struct {
 	Mode Mode
 	Dir  string        // the one directory, absolute
 	CPU  time.Duration // processor time, rounded up to seconds; 0 means no limit
+	// Memory is how many bytes may be writable and private (RLIMIT_DATA); 0 means no
+	// limit. It counts what could be touched, where a control group counts what was.
+	Memory int64
 	// Parent is the process that must still be the parent; 0 means that it is not
 	// checked, as in a PID namespace.
 	Parent int
+	// Without leaves walls out, by their names in Enforced: a canary looks at one wall
+	// alone. Any other mode refuses it.
+	Without []string
 	// Insecure goes on without what the kernel does not offer. For development only.
 	Insecure bool
 }

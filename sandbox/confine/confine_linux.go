@@ -20,8 +20,11 @@ import (
 // exit: a part of the confinement may already stand.
 func Enter(cfg Config) (*Confinement, error) {
 	c := &Confinement{cfg: cfg}
-	if cfg.Mode != ModeRun && cfg.Mode != ModeCompile {
+	if cfg.Mode != ModeRun && cfg.Mode != ModeCompile && cfg.Mode != ModeCanary {
 		return nil, fmt.Errorf("the mode %q is unknown; use %s or %s", cfg.Mode, ModeRun, ModeCompile)
+	}
+	if len(cfg.Without) > 0 && cfg.Mode != ModeCanary {
+		return nil, fmt.Errorf("only a %s can be without a wall", ModeCanary)
 	}
 	if err := auditDescriptors(); err != nil {
 		return nil, err
@@ -56,9 +59,12 @@ func (c *Confinement) below(what string, cause error) error {
 	return nil
 }
 
-// limit sets what the kernel counts. The soft limit of CPU equals the hard one: Go
+// limit sets what the kernel counts, of processor time, files and descriptors. The soft limit of CPU equals the hard one: Go
 // ignores SIGXCPU, and at the hard limit comes SIGKILL.
 func (c *Confinement) limit() error {
+	if contains(c.cfg.Without, "rlimits") {
+		return nil
+	}
 	limits := map[int]uint64{
 		unix.RLIMIT_NOFILE: 64,
 		unix.RLIMIT_CORE:   0,
@@ -67,6 +73,9 @@ func (c *Confinement) limit() error {
 	if c.cfg.Mode == ModeCompile {
 		limits[unix.RLIMIT_FSIZE] = 512 << 20
 		limits[unix.RLIMIT_AS] = CompileMemory
+	}
+	if c.cfg.Memory > 0 {
+		limits[unix.RLIMIT_DATA] = uint64(c.cfg.Memory)
 	}
 	if c.cfg.CPU > 0 {
 		limits[unix.RLIMIT_CPU] = uint64((c.cfg.CPU + time.Second - 1) / time.Second)
@@ -83,6 +92,9 @@ func (c *Confinement) limit() error {
 // landlock leaves one directory, no TCP, and no signal or abstract socket that
 // reaches outside. BestEffort succeeds where nothing is enforced, hence the check.
 func (c *Confinement) landlock() error {
+	if contains(c.cfg.Without, "landlock") {
+		return nil
+	}
 	version, err := llsys.LandlockGetABIVersion()
 	if err != nil || version < 1 {
 		return c.below("Landlock is not available (Linux 5.13 or later, with landlock in the lsm= list)", errors.Join(err))
@@ -101,6 +113,9 @@ func (c *Confinement) landlock() error {
 // filter installs the first filter and hands its listener over. From the next
 // filter on nothing can be handed to anyone.
 func (c *Confinement) filter() error {
+	if contains(c.cfg.Without, "seccomp") {
+		return handOver(wire.HandoverNone, -1)
+	}
 	runtime.LockOSThread() // no_new_privs is per thread; TSYNC carries it to the others
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -146,7 +161,7 @@ func handOver(kind byte, listener int) error {
 // Seal is stage B of run mode: what loading needed is taken away. It does nothing
 // in compile mode, whose stage A is final.
 func (c *Confinement) Seal() error {
-	if c.cfg.Mode != ModeRun || !contains(c.enforced, "seccomp") {
+	if c.cfg.Mode == ModeCompile || !contains(c.enforced, "seccomp") {
 		return nil
 	}
 	runtime.LockOSThread()

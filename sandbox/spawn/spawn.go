@@ -38,6 +38,8 @@ const (
 	ModeRun Mode = "run"
 	// ModeCompile fills a private, empty directory from a module.
 	ModeCompile Mode = "compile"
+	// ModeCanary tries what a run worker may not.
+	ModeCanary Mode = "canary"
 )
 
 // Limits of every worker.
@@ -126,7 +128,7 @@ func (v Violation) String() string {
 // entry matches itself or itself with a version ("landlock:7").
 func required(m Mode) []string {
 	list := []string{"descriptors", "rlimits", "undumpable", "landlock", "no_new_privs", "seccomp"}
-	if m == ModeRun {
+	if m != ModeCompile {
 		list = append(list, "sealed")
 	}
 	return list

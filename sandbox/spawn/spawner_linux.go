@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,8 @@ type Spawner struct {
 	UID uint32
 	// WithoutNamespaces and WithoutGroups leave walls out, to look at the others alone.
 	WithoutNamespaces, WithoutGroups bool
+	// Without names walls that a canary leaves out within itself; no other worker can.
+	Without []string
 	// Memory is what a worker may hold, in bytes; 0 means RunMemory or CompileMemory.
 	Memory int64
 	// ReadyWithin is how long a worker may take to start; 0 means the constant.
@@ -185,7 +188,7 @@ func (s *Spawner) Spawn(ctx context.Context, mode Mode, dir string, cpu time.Dur
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if mode != ModeRun && mode != ModeCompile {
+	if mode != ModeRun && mode != ModeCompile && mode != ModeCanary {
 		return nil, fmt.Errorf("%w: the mode %q is unknown", ErrNotReady, mode)
 	}
 	if !filepath.IsAbs(dir) {
@@ -248,9 +251,12 @@ func (s *Spawner) start(mode Mode, dir string, cpu time.Duration) (*Process, err
 	}
 	defer within.Close() //nolint:errcheck // opened for reading
 	isolated := s.Walls().Namespaces
-	args := []string{"monroe-worker", "--cpu", cpu.String()}
+	args := []string{"monroe-worker", "--cpu", cpu.String(), "--memory", strconv.FormatInt(s.memory(mode), 10)}
 	if !isolated { // whose parent is outside of its process namespace, so that it sees none
 		args = append(args, "--parent", strconv.Itoa(os.Getpid()))
+	}
+	if len(s.Without) > 0 {
+		args = append(args, "--without", strings.Join(s.Without, ","))
 	}
 	if s.insecure {
 		args = append(args, "--insecure-dev")

@@ -27,6 +27,7 @@ import (
 
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/sandbox"
+	"github.com/getmonroe/monroe/sandbox/canary"
 	"github.com/getmonroe/monroe/sandbox/confine"
 )
 
@@ -123,6 +124,19 @@ func Compile(conn io.ReadWriter, c *confine.Confinement, dir string) error {
 	return l.send(wire.KindCompiled, wire.EncodeJSON(wire.Compiled{
 		Engine: engine.Fingerprint(), Manifest: outline.ManifestJSON, Imports: outline.Imports, Took: time.Since(began),
 	}))
+}
+
+// Canary seals the process like a run worker does, and tries what the host asks for.
+func Canary(conn io.ReadWriter, c *confine.Confinement) error {
+	l := newLink(conn)
+	if err := c.Seal(); err != nil {
+		return l.fail(err)
+	}
+	ready := wire.Ready{Protocol: wire.Version, Engine: "canary", Enforced: c.Enforced()}
+	if err := l.send(wire.KindReady, wire.EncodeJSON(ready)); err != nil {
+		return err
+	}
+	return canary.Serve(conn)
 }
 
 // clipLog splits text into payloads of Log frames.

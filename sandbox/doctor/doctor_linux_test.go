@@ -1,0 +1,243 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/getmonroe/monroe/sandbox/canary"
+	"github.com/getmonroe/monroe/sandbox/spawn/spawntest"
+)
+
+const nobody = 65534
+
+var program string
+
+func TestMain(m *testing.M) {
+	if how := os.Getenv("MONROE_TEST_DOCTOR"); how != "" {
+		if err := elsewhere(how); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(testMain(m))
+}
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "monroe-doctor-test-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil {
+		program, err = spawntest.Build(context.Background(), dir, spawntest.Worker)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func root(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can stand up every wall and look at each alone")
+	}
+}
+
+// TestRootBaseline: without walls every attempt succeeds, so none that is denied
+// later was futile anyway.
+func TestRootBaseline(t *testing.T) {
+	root(t)
+	a, err := aim(t.Context(), program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	e, err := look(t.Context(), bare, program, 0, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range e.results {
+		// Descriptors are clean however a worker is started; confine's tests inherit one.
+		if r.denied != (r.Attempt == canary.Descriptors) || len(e.results) != len(table) {
+			t.Errorf("%s came to %s", r.Attempt, r.answer)
+		}
+	}
+}
+
+// TestRootFullStack is what a worker of a privileged daemon stands in.
+func TestRootFullStack(t *testing.T) {
+	root(t)
+	r, err := Examine(t.Context(), program, nobody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Level != "L0+L1+L2+L3" || !r.Full.Enforced || r.Full.Denied != len(table) || len(r.Findings) > 0 || len(r.Below([]string{"L0", "L3"})) > 0 {
+		t.Errorf("%+v", r)
+	}
+	if len(r.Layers) != 4 || r.Layers[0].Denied != len(hostile) {
+		t.Errorf("%+v", r.Layers)
+	}
+	if r.Full.Reported < 19 {
+		t.Errorf("%d of %d were reported", r.Full.Reported, r.Full.Denied)
+	}
+	if b := r.Below([]string{"L2", "L5"}); !slices.Equal(b, []string{"L5"}) {
+		t.Errorf("below: %v", b)
+	}
+}
+
+// TestRootMatrix pins the errors of this kernel: which wall refuses is part of it.
+func TestRootMatrix(t *testing.T) {
+	root(t)
+	a, err := aim(t.Context(), program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for s, want := range map[stage]map[canary.Attempt]string{
+		process:  {canary.TCP: "ALLOWED", canary.RawIP: "EPERM", canary.Packet: "EPERM", canary.ReadSystem: "ALLOWED", canary.ReadHost: "EACCES", canary.Signal: "EPERM", canary.Abstract: "ALLOWED"},
+		kernel:   {canary.TCP: "EPERM", canary.MPTCP: "EPERM", canary.Packet: "EPERM", canary.IOUring: "ENOSYS", canary.ReadSystem: "EPERM"},
+		files:    {canary.TCP: "EACCES", canary.UDP: "ALLOWED", canary.MPTCP: "ALLOWED", canary.Packet: "ALLOWED", canary.Abstract: "EPERM", canary.ReadSystem: "EACCES", canary.ReadModule: "ALLOWED", canary.WriteTemp: "EACCES", canary.Signal: "EPERM"},
+		isolated: {canary.TCP: "ENETUNREACH", canary.UDP: "ENETUNREACH", canary.MPTCP: "ENETUNREACH", canary.Abstract: "ECONNREFUSED", canary.Packet: "ALLOWED", canary.UnixPath: "ALLOWED", canary.Signal: "ESRCH", canary.ReadSystem: "ALLOWED"},
+	} {
+		e, err := look(t.Context(), s, program, nobody, a)
+		if err != nil {
+			t.Error(s, err)
+			continue
+		}
+		if f := judge(s, true, e.walls.Groups, nil, e.results); s != process && len(f) > 0 {
+			t.Errorf("findings: %v", f)
+		}
+		for _, r := range e.results {
+			if w := want[r.Attempt]; w != "" && w != r.answer {
+				t.Errorf("%s: %s came to %s, not %s", s, r.Attempt, r.answer, w)
+			}
+		}
+	}
+}
+
+// TestFindings: a wall with a hole is not reported as standing.
+func TestFindings(t *testing.T) {
+	var results []result
+	for _, r := range table {
+		results = append(results, result{row: r, answer: "EPERM", denied: true, reported: true})
+	}
+	groups := []string{"memory", "pids", "cpu"}
+	if f := judge(everything, true, groups, nil, results); len(f) > 0 {
+		t.Fatal(f)
+	}
+	for i := range results {
+		holed := slices.Clone(results)
+		holed[i].answer, holed[i].denied = canary.Allowed, false
+		if f := judge(everything, true, groups, nil, holed); len(f) != 1 || !strings.Contains(f[0], string(holed[i].Attempt)+" came to ALLOWED") {
+			t.Errorf("%s is open: %v", holed[i].Attempt, f)
+		}
+		silent := slices.Clone(results)
+		silent[i].reported = false
+		if f := judge(everything, true, groups, nil, silent); (len(f) == 1) != (silent[i].report != "") {
+			t.Errorf("%s is silent: %v", silent[i].Attempt, f)
+		}
+	}
+	// What should be open and is not is a finding too: the table would be wrong.
+	if f := judge(isolated, true, groups, nil, results); len(f) == 0 {
+		t.Error("namespaces alone deny everything, and nobody wonders")
+	}
+}
+
+// elsewhere examines within a poorer machine, and prints what it found.
+func elsewhere(how string) error {
+	uid := uint32(nobody)
+	switch how {
+	case "like Fargate":
+		// No further user namespaces, and control groups that cannot be written.
+		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+			return err
+		}
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(mounts)) {
+			if f := strings.Fields(line); strings.Contains(line, " - cgroup") {
+				if err := unix.Mount("", f[4], "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RELATIME, ""); err != nil {
+					if err := unix.Mount("", f[4], "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+						return fmt.Errorf("%s: %w", f[4], err)
+					}
+				}
+			}
+		}
+	case "nobody":
+		uid = 0
+	}
+	r, err := Examine(context.Background(), os.Getenv("MONROE_TEST_WORKER"), uid)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+func examineElsewhere(t *testing.T, how string, attr *syscall.SysProcAttr) *Report {
+	t.Helper()
+	self, err := os.ReadFile(os.Args[0]) // which lies where only root comes
+	test := program + ".test"
+	if err = errors.Join(err, os.WriteFile(test, self, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), test)
+	cmd.Env = []string{"MONROE_TEST_DOCTOR=" + how, "MONROE_TEST_WORKER=" + program}
+	cmd.SysProcAttr, cmd.Dir = attr, "/"
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v: %s", err, said.String())
+	}
+	var r Report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	return &r
+}
+
+// TestRootLikeFargate: no user namespaces, control groups read-only, and none of the
+// capabilities that reach the machine.
+func TestRootLikeFargate(t *testing.T) {
+	root(t)
+	all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 65536}}
+	r := examineElsewhere(t, "like Fargate", &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: all, GidMappings: all, GidMappingsEnableSetgroups: true,
+	})
+	if r.Level != "L0+L1+L2" || len(r.Findings) > 0 {
+		t.Errorf("level %s, findings %v", r.Level, r.Findings)
+	}
+	if l := r.Layers[3]; l.Enforced || !strings.Contains(l.Why, "switched off") {
+		t.Errorf("%+v", l)
+	}
+	if len(r.Host.Groups) > 0 || !strings.Contains(strings.Join(r.Host.GroupsWhy, " "), "read-only") || !strings.Contains(r.Layers[1].Why, "watched") {
+		t.Errorf("%+v", r)
+	}
+	if !slices.Equal(r.Full.Open, []string{"threads"}) { // only a control group counts them
+		t.Errorf("open with all that is left: %v", r.Full.Open)
+	}
+}
+
+// TestRootUnprivileged is a daemon that is nobody.
+func TestRootUnprivileged(t *testing.T) {
+	root(t)
+	r := examineElsewhere(t, "nobody", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}})
+	if r.Level != "L0+L1+L2+L3" || len(r.Findings) > 0 || r.Host.WorkerUID != nobody || r.Host.UID != nobody || r.Host.Capabilities != "0000000000000000" {
+		t.Errorf("%+v", r)
+	}
+}

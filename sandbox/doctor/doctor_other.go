@@ -1,0 +1,11 @@
+//go:build !linux
+
+package doctor
+
+import (
+	"context"
+	"errors"
+)
+
+// Examine fails: there are no walls to look at.
+func Examine(context.Context, string, uint32) (*Report, error) { return nil, errors.ErrUnsupported }
