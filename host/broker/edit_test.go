@@ -91,6 +91,9 @@ func TestAnEditAsksAnew(t *testing.T) {
 	if e := reply.Edited; e == nil || strings.Join(e.Fields, " ") != "text to" || string(e.Args) != `{"cost":10,"text":"still better","to":"carol"}` {
 		t.Errorf("%+v", e)
 	}
+	if got := h.s.Held.Readers.Names(); strings.Join(got, " ") != "workspace" { // not the one whom it was sent to
+		t.Errorf("what the editor typed may be read by %v", got)
+	}
 	h.performed(1)
 	if to := h.world.performed[0].to; to != "carol" {
 		t.Errorf("it went to %s", to)

@@ -84,6 +84,9 @@ func provenance(p connectors.Provenance) label.Set {
 func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error) {
 	now := b.Now()
 	var reply []byte
+	if c.edited != nil && c.denial == nil { // the guest is shown what a person typed
+		c.label = label.Join(c.label, typed)
+	}
 	finish := func(tx *store.Tx) error {
 		if err := b.book(tx, s, c); err != nil {
 			return err
@@ -129,6 +132,9 @@ func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error)
 	b.tell(s, c)
 	return Reply{Bytes: reply, At: now}, nil
 }
+
+// typed is the label of words that a person of the workspace typed.
+var typed = label.Set{Integrity: label.User, Readers: label.Only("workspace", "model")}
 
 // book settles the money and writes what an own op changes.
 func (b *Broker) book(tx *store.Tx, s *Session, c *call) error {
