@@ -52,7 +52,7 @@ func TestLinuxASkillCallsAnother(t *testing.T) {
 	if out, _ := cli(t, "--home", d.home, "-w", "team", "approvals", "show", string(question.ID)); !strings.Contains(out, question.Chain) {
 		t.Error(out)
 	}
-	if out, _ := cli(t, "--home", d.home, "-w", "team", "runs", "show", string(id)); !strings.Contains(out, "← this run") || !strings.Contains(out, "  "+string(question.Run)) {
+	if out, _ := cli(t, "--home", d.home, "-w", "team", "runs", "show", string(id)); !strings.Contains(out, "← this run") || !strings.Contains(out, "it is the turn of the run that it called") || !strings.Contains(out, "  "+string(question.Run)) {
 		t.Error(out)
 	}
 	if _, err := d.Decide(d.ctx(), question.ID, api.Decision{Decision: api.Approve, Digest: question.Digest}); err != nil {
