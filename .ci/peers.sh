@@ -10,7 +10,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 peers=$PWD/bin/peers
-want=${*:-aimock mailpit postgres}
+want=${*:-aimock mailpit localkms postgres}
 mkdir -p "$peers"
 
 for peer in $want; do
@@ -37,6 +37,15 @@ for peer in $want; do
 		fi
 		echo "export MONROE_MAILPIT='$peers/mailpit/mailpit'"
 		;;
+	localkms)
+		if [ ! -x "$peers/local-kms/local-kms" ]; then
+			mkdir -p "$peers/local-kms"
+			printf 'module peers/local-kms\n\ngo 1.26.0\n\nrequire github.com/nsmithuk/local-kms v0.0.0-20231025161602-e4d9425700fe\n' \
+				>"$peers/local-kms/go.mod"
+			(cd "$peers/local-kms" && go build -mod=mod -o local-kms github.com/nsmithuk/local-kms) >&2
+		fi
+		echo "export MONROE_LOCAL_KMS='$peers/local-kms/local-kms'"
+		;;
 	postgres)
 		# Only the programs: the tests start servers of their own. The package would start
 		# one too, if its configuration did not say no.
@@ -55,7 +64,7 @@ for peer in $want; do
 		echo "export MONROE_POSTGRES='$(dirname "$(postgres)")'"
 		;;
 	*)
-		echo "peers: there is no peer $peer; use aimock, mailpit or postgres" >&2
+		echo "peers: there is no peer $peer; use aimock, mailpit, localkms or postgres" >&2
 		exit 2
 		;;
 	esac

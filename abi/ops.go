@@ -14,6 +14,21 @@ type (
 		Limits    Limits `json:"limits"`
 		// Grants are the manifest's operations that are in force for this run.
 		Grants []OperationUse `json:"grants"`
+		// Journal is how much of this segment is recorded, and how much may be.
+		Journal JournalUse `json:"journal"`
+	}
+	// JournalUse is what a segment has recorded, of what it may. Past that the host
+	// refuses everything but run.continue.
+	JournalUse struct {
+		Segment    int   `json:"segment"` // 1 for a run that never continued
+		Records    int64 `json:"records"`
+		Bytes      int64 `json:"bytes"`
+		MaxRecords int64 `json:"max_records"`
+		MaxBytes   int64 `json:"max_bytes"`
+	}
+	// ContinueArgs are those of run.continue.
+	ContinueArgs struct {
+		State json.RawMessage `json:"state"`
 	}
 
 	// ProgressArgs are those of run.progress.

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -90,6 +91,22 @@ func (r *Run) CallSkill(skill string, budget abi.MicroUSD, input, out any) error
 		return fmt.Errorf("%s: its result: %w", skill, err)
 	}
 	return nil
+}
+
+// Continue ends this instance and starts the next one with a state in the place of the
+// run's input: Input reads it there. It does not return, unless the host refuses: what
+// has to live on belongs into the state, and a program that may continue begins by
+// asking which of the two it was given. Use it between two pieces of work, before the
+// journal that host.describe tells of is full.
+func (r *Run) Continue(state any) error {
+	raw, err := encode(state)
+	if err == nil {
+		err = r.Call(abi.OpRunContinue, abi.ContinueArgs{State: raw}, nil)
+	}
+	if err == nil {
+		err = errors.New("the host answered and did not end the segment")
+	}
+	return fmt.Errorf("continue: %w", err)
 }
 
 // Batch makes several requests in one crossing and returns one reply for each, in

@@ -152,14 +152,15 @@ const (
 	WaitUnknown  WaitKind = "outcome_unknown"
 	// WaitConnector is for a server, a folder or a credential that the operator took away.
 	WaitConnector WaitKind = "connector"
-	WaitPinned    WaitKind = "pinned" // for a host that can replay it: it began under another
-	WaitSkill     WaitKind = "skill"  // for a run that it called (skill.call) to end
-	WaitModel     WaitKind = "model"  // for a model that is slow: the daemon's call goes on, the worker is free
+	WaitRestored  WaitKind = "restored" // for a person, since the database was put back from a backup
+	WaitPinned    WaitKind = "pinned"   // for a host that can replay it: it began under another
+	WaitSkill     WaitKind = "skill"    // for a run that it called (skill.call) to end
+	WaitModel     WaitKind = "model"    // for a model that is slow: the daemon's call goes on, the worker is free
 )
 
 // WaitKinds lists every kind.
 func WaitKinds() []WaitKind {
-	return []WaitKind{WaitApproval, WaitBudget, WaitTimer, WaitUnknown, WaitConnector, WaitPinned, WaitSkill, WaitModel}
+	return []WaitKind{WaitApproval, WaitBudget, WaitTimer, WaitUnknown, WaitConnector, WaitPinned, WaitSkill, WaitModel, WaitRestored}
 }
 
 // Owner says whose turn it is while a run waits. Every kind has one; what is not known
@@ -182,6 +183,8 @@ func (k WaitKind) Owner() string {
 		return "the run that it called"
 	case WaitModel:
 		return "the model's endpoint"
+	case WaitRestored:
+		return "a person, who lets it go on after the restore"
 	}
 	return ""
 }
@@ -191,9 +194,9 @@ type WaitView struct {
 	Kind  WaitKind `json:"kind"`
 	Owner string   `json:"owner"` // whose turn it is
 	// Expires is when the wait ends whatever happens; Next is when it is looked at
-	// again at the latest.
-	Expires time.Time `json:"expires_at"`
-	Next    time.Time `json:"next_look_at"`
+	// again at the latest. Neither is set after a restore: only a person ends that wait.
+	Expires time.Time `json:"expires_at,omitzero"`
+	Next    time.Time `json:"next_look_at,omitzero"`
 }
 
 // RecordVersion is the form of journal records that this binary writes and reads.
@@ -256,6 +259,8 @@ type Run struct {
 	CreatedAt  time.Time    `json:"created_at"`
 	StartedAt  time.Time    `json:"started_at,omitzero"`
 	EndedAt    time.Time    `json:"ended_at,omitzero"`
+	// ErasedAt is when the content was erased: since then there are headers and digests.
+	ErasedAt time.Time `json:"erased_at,omitzero"`
 	// Failure says why the run did not succeed, for a person.
 	Failure string `json:"failure,omitempty"`
 	// Receipt is the two-line receipt of an ended run.

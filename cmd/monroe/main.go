@@ -31,6 +31,7 @@ type cli struct {
 	Runs      runsCmd      `cmd:"" help:"Runs, past and present."`
 	Approvals approvalsCmd `cmd:"" help:"What waits for a person."`
 	Spend     spendCmd     `cmd:"" help:"The ledger of this month."`
+	Keys      keysCmd      `cmd:"" help:"The workspace's keys."`
 	Audit     auditCmd     `cmd:"" help:"The audit log."`
 	Upgrade   upgradeCmd   `cmd:"" help:"Whether this binary can take over from the daemon that is running."`
 	Demo      demoCmd      `cmd:"" help:"Run the digest skill over a folder, from upload to receipt."`

@@ -234,6 +234,8 @@ type runsCmd struct {
 	Watch  runsWatch  `cmd:"" help:"Follow a run."`
 	Cancel runsCancel `cmd:"" help:"End a run."`
 
+	Release runsRelease `cmd:"" help:"Let runs go on that are held since the workspace was restored from a backup."`
+	Erase   runsErase   `cmd:"" help:"Take the content of a run that has ended away for good."`
 	Resolve runsResolve `cmd:"" help:"Say what became of an attempt whose outcome is unknown."`
 }
 
@@ -249,6 +251,9 @@ func (r runsList) Run(e *env) error {
 			if v.Wait != "" {
 				state += ": " + string(v.Wait)
 			}
+			if !v.ErasedAt.IsZero() {
+				state += ", erased"
+			}
 			rows = append(rows, []string{string(v.ID), v.Skill, state, fmt.Sprint(v.Calls), v.Spent.String(), when(v.CreatedAt), v.OnBehalfOf.Name})
 		}
 		e.table([]string{"RUN", "SKILL", "STATE", "CALLS", "COST", "STARTED", "FOR"}, rows)
@@ -261,9 +266,19 @@ type runsShow struct {
 
 func (r runsShow) Run(e *env) error {
 	return answer(e, func(c *client.Client) (api.RunView, error) { return c.Run(e.ctx, r.ID) }, func(v api.RunView) {
-		e.printf("%s of %s for %s: %s %s\nmodule %s\nestimate %s; spent %s, reserved %s\n\n", v.ID, v.Skill, plain(v.OnBehalfOf.Name), v.State, v.Wait, v.Module, estimate(v.Estimate), v.Spent, v.Reserved)
+		e.printf("%s of %s for %s: %s %s\nmodule %s\nestimate %s; spent %s, reserved %s\njournal %d records, %d bytes\n\n", v.ID, v.Skill, plain(v.OnBehalfOf.Name), v.State, v.Wait, v.Module, estimate(v.Estimate), v.Spent, v.Reserved, v.Records, v.JournalBytes)
+		for _, s := range v.Segments {
+			e.printf("segment %d since %s, after call %d\n", s.Number, when(s.Since), s.After)
+		}
+		if v.Notice != "" {
+			e.printf("warning: %s\n", plain(v.Notice))
+		}
 		if w := v.Waiting; w != nil {
-			e.printf("waits for %s: it is the turn of %s; looked at again by %s, ends %s\n\n", w.Kind, w.Owner, when(w.Next), when(w.Expires))
+			e.printf("waits for %s: it is the turn of %s", w.Kind, w.Owner)
+			if !w.Expires.IsZero() {
+				e.printf("; looked at again by %s, ends %s", when(w.Next), when(w.Expires))
+			}
+			e.printf("\n\n")
 		}
 		e.tree(v)
 		var rows [][]string
@@ -277,6 +292,9 @@ func (r runsShow) Run(e *env) error {
 		e.table([]string{"CALL", "TIME", "WHAT", "ON", "EFFECT", "OUTCOME", "COST", "RECEIPT"}, rows)
 		if v.State == host.StateWaiting && v.Wait == host.WaitUnknown {
 			e.doubt(v)
+		}
+		if v.State == host.StateWaiting && v.Wait == host.WaitRestored {
+			e.printf("\nheld since the workspace was restored from a backup; look at what was done since, then: monroe runs release %s\n", v.ID)
 		}
 		e.ended(v)
 	})
@@ -314,6 +332,32 @@ func (r runsCancel) Run(e *env) error {
 		return err
 	}
 	return e.show(map[string]any{"cancelled": r.ID}, func() { e.printf("%s is being cancelled\n", r.ID) })
+}
+
+type runsRelease struct {
+	IDs []host.RunID `arg:"" name:"id" help:"The runs; look first at what was done since the backup."`
+}
+
+func (r runsRelease) Run(e *env) error {
+	for _, id := range r.IDs {
+		err := answer(e, func(c *client.Client) (host.Run, error) { return c.ReleaseRun(e.ctx, id) }, func(v host.Run) {
+			e.printf("%s goes on; follow it: monroe runs watch %s\n", v.ID, v.ID)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type runsErase struct {
+	ID host.RunID `arg:""`
+}
+
+func (r runsErase) Run(e *env) error {
+	return answer(e, func(c *client.Client) (host.Run, error) { return c.EraseRun(e.ctx, r.ID) }, func(v host.Run) {
+		e.printf("%s: the content is erased; headers, digests and the audit log stay\n", v.ID)
+	})
 }
 
 type runsResolve struct {

@@ -21,6 +21,8 @@ import (
 	"github.com/getmonroe/monroe/host/api/rest"
 	"github.com/getmonroe/monroe/host/config"
 	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/vault"
+	"github.com/getmonroe/monroe/host/vault/awskms"
 	"github.com/getmonroe/monroe/host/workspace"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
@@ -31,6 +33,10 @@ type flags struct {
 	Worker      string `help:"The monroe-worker program; empty: beside this one." type:"path"`
 	Listen      string `help:"Loopback address for the API besides the socket, such as 127.0.0.1:7070."`
 	Provision   string `help:"Prepare the PostgreSQL database of MONROE_STORE_ADMIN for the workspace, bind this role to it, and end." placeholder:"ROLE"`
+	Backup      string `help:"Copy the workspace into this new directory, and end. The daemon may run." placeholder:"DIR" type:"path"`
+	WithKeys    bool   `help:"Also copy the keyset and the owner's token, so that the backup opens itself."`
+	Restore     string `help:"Put a backup in the place of the workspace, hold the runs that had not ended, and end." placeholder:"DIR" type:"path"`
+	RewrapKeys  bool   `help:"Seal the keyset's file by what operator.yaml names now (keys), and end. The daemon must not run."`
 	InsecureDev bool   `help:"Run guests although the confinement is incomplete. Never with modules of others."`
 }
 
@@ -70,6 +76,21 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	kek, err := kekOf(ctx, operator.Keys)
+	if err != nil {
+		return err
+	}
+	aside := workspace.Config{Name: name, Dir: dir, Postgres: postgres, Operator: operator, KEK: kek, Now: time.Now, Log: log}
+	switch {
+	case f.RewrapKeys:
+		return workspace.RewrapKeys(ctx, aside, func(was string) (vault.KEK, error) {
+			return awskms.New(ctx, was, endpointOf(operator.Keys))
+		})
+	case f.Backup != "":
+		return backup(ctx, aside, f)
+	case f.Restore != "":
+		return workspace.Restore(ctx, aside, f.Restore)
+	}
 	if f.Worker == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -94,7 +115,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	warm := runner.NewWarm(workers{spawner}, operator.SpareWorkers(), spareLife, log)
 	defer warm.Close()
 	w, err := workspace.Open(ctx, workspace.Config{
-		Name: name, Dir: dir, Postgres: postgres, Operator: operator, World: build, Compiler: compiler{spawner}, Spawner: warm,
+		Name: name, Dir: dir, Postgres: postgres, Operator: operator, KEK: kek, World: build, Compiler: compiler{spawner}, Spawner: warm,
 		Confinement: confinement(f.InsecureDev, spawner.Walls()), Walls: (&examiner{program: f.Worker, uid: spawner.UID}).walls, Now: time.Now, Log: log,
 	})
 	if err != nil {
@@ -163,4 +184,39 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 		_ = srv.Shutdown(end) // streams end with ctx; whoever is left is cut off
 		return err
 	}
+}
+
+// kekOf is what seals the keyset's file, nil for clear text.
+func kekOf(ctx context.Context, k config.Keys) (vault.KEK, error) {
+	name := k.KMS
+	if v := os.Getenv("MONROE_KMS"); v != "" {
+		name = v
+	}
+	if name == "" {
+		return nil, nil
+	}
+	return awskms.New(ctx, name, endpointOf(k))
+}
+
+func endpointOf(k config.Keys) string {
+	if v := os.Getenv("MONROE_KMS_ENDPOINT"); v != "" {
+		return v
+	}
+	return k.Endpoint
+}
+
+// backup copies the workspace and says what the copy lacks.
+func backup(ctx context.Context, c workspace.Config, f flags) error {
+	b, err := workspace.TakeBackup(ctx, c, f.Backup, f.WithKeys)
+	if err != nil {
+		return err
+	}
+	c.Log.Info("the backup is whole", slog.String("directory", f.Backup), slog.Int("files", len(b.Files)))
+	if _, ok := b.Files["keyset.json"]; !ok {
+		c.Log.Warn("the backup opens nothing by itself: keep keyset.json and owner.token elsewhere, or take it with --with-keys")
+	}
+	if b.Database != "sqlite" {
+		c.Log.Warn("the database is not in the backup: dump it before, with pg_dump")
+	}
+	return nil
 }

@@ -56,6 +56,8 @@ type Host struct {
 	input    []byte
 	result   []byte
 	random   byte
+	native   bool // the guest is executed by Run, which can begin it anew
+	segments int
 }
 
 // New returns a host for a guest with this manifest, which must be valid.
@@ -134,12 +136,37 @@ func (o Outcome) Failure(t testing.TB) guest.Failure {
 // Run executes a guest once. An input that is not []byte is encoded as JSON.
 func (h *Host) Run(run func(*guest.Run) error, input any) Outcome {
 	h.t.Helper()
-	status := guest.Execute(h.Begin(input), run)
+	h.native, h.segments = true, 1
+	defer func() { h.native = false }()
+	imports := h.Begin(input)
+	status, again := h.segment(imports, run)
+	for again { // run.continue: a fresh instance, which sees the state and nothing of before
+		h.journal = nil
+		h.segments++
+		status, again = h.segment(imports, run)
+	}
 	if len(h.result) > abi.MaxResult {
 		h.t.Fatalf("the result has %d bytes, a host stops the run at %d", len(h.result), abi.MaxResult)
 	}
 	return h.End(status)
 }
+
+// continued unwinds a guest whose segment has ended.
+type continued struct{}
+
+func (h *Host) segment(i guest.Host, run func(*guest.Run) error) (status int32, again bool) {
+	defer func() {
+		if p := recover(); p == (continued{}) {
+			again = true
+		} else if p != nil {
+			panic(p) // the guest's own, passed on
+		}
+	}()
+	return guest.Execute(i, run), false
+}
+
+// Segments is how many segments the last run had.
+func (h *Host) Segments() int { return h.segments }
 
 // Begin starts a run whose guest is executed by somebody else, such as a Wasm
 // engine with the built module. The result counts once End is called.

@@ -125,3 +125,28 @@ func TestDenyAndAllow(t *testing.T) {
 		t.Errorf("%+v, kv %s", out, h.KV)
 	}
 }
+
+// A guest that continues is begun anew, with its state for an input.
+func TestAGuestThatContinues(t *testing.T) {
+	h := guesttest.New(t, []byte(`{"abi":1,"name":"steps","version":"1","description":"","ops":["run.continue","run.progress","host.describe"]}`))
+	out := h.Run(func(r *guest.Run) error {
+		var s struct {
+			Left []string `json:"left"`
+			Done int      `json:"done"`
+		}
+		if err := r.Input(&s); err != nil {
+			return err
+		}
+		if len(s.Left) == 0 {
+			return r.Result(s.Done)
+		}
+		r.Progress("%s", s.Left[0])
+		s.Left, s.Done = s.Left[1:], s.Done+1
+		return r.Continue(s)
+	}, map[string]any{"left": []string{"a", "b", "c"}})
+	var done int
+	out.Decode(t, &done)
+	if done != 3 || h.Segments() != 4 {
+		t.Errorf("%d done in %d segments", done, h.Segments())
+	}
+}

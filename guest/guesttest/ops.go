@@ -60,7 +60,7 @@ func (h *Host) plain(op abi.Op, args json.RawMessage) abi.Reply {
 		return with(args, func(*struct{}) abi.Reply {
 			return abi.OK(abi.DescribeResult{
 				ABI: abi.Version, Ops: abi.Ops(), Workspace: "test", Run: "run_00000000000000000000000000",
-				Owner: h.Owner, Limits: abi.DefaultLimits(), Grants: h.manifest.Operations,
+				Owner: h.Owner, Limits: abi.DefaultLimits(), Grants: h.manifest.Operations, Journal: abi.JournalUse{Segment: max(h.segments, 1)},
 			})
 		})
 	case abi.OpProgress:
@@ -91,6 +91,17 @@ func (h *Host) plain(op abi.Op, args json.RawMessage) abi.Reply {
 				b[i] = h.random
 			}
 			return abi.OK(abi.RandomResult{Base64: b})
+		})
+	case abi.OpRunContinue:
+		return with(args, func(a *abi.ContinueArgs) abi.Reply {
+			if !h.native {
+				return abi.Refuse(abi.Deny(abi.Unsupported, "run.continue needs Run, which can begin the guest anew", ""))
+			}
+			if len(a.State) == 0 {
+				return abi.Refuse(abi.Deny(abi.Invalid, "a state is needed", ""))
+			}
+			h.input = a.State
+			panic(continued{}) // nothing of the guest goes on; Run begins it anew
 		})
 	case abi.OpToolList:
 		return abi.OK(abi.ToolListResult{Tools: h.tools()})
@@ -142,8 +153,8 @@ func (h *Host) batch(args json.RawMessage) abi.Reply {
 		}
 		var out abi.BatchResult
 		for _, r := range a.Requests {
-			if r.Op == abi.OpBatch {
-				return abi.Refuse(abi.Deny(abi.Invalid, "a batch holds no batch", ""))
+			if r.Op == abi.OpBatch || r.Op == abi.OpRunContinue {
+				return abi.Refuse(abi.Deny(abi.Invalid, "a batch holds no batch and no run.continue", ""))
 			}
 		}
 		for _, r := range a.Requests {

@@ -35,6 +35,15 @@ type Backend interface {
 	Runs(ctx context.Context, c host.Caller, limit int) ([]host.Run, error)
 	Run(ctx context.Context, c host.Caller, id host.RunID) (RunView, error)
 	CancelRun(ctx context.Context, c host.Caller, id host.RunID) error
+	// EraseRun takes the content of a run that has ended away for good. Headers, digests
+	// and the audit log stay.
+	EraseRun(ctx context.Context, c host.Caller, id host.RunID) (host.Run, error)
+	// ReleaseRun lets a run go on that is held since the database was restored.
+	ReleaseRun(ctx context.Context, c host.Caller, id host.RunID) (host.Run, error)
+	// Keys tells of the workspace's keys, and shows none.
+	Keys(ctx context.Context, c host.Caller) (KeysView, error)
+	// RotateKeys makes a new sealing key the one that seals.
+	RotateKeys(ctx context.Context, c host.Caller) (KeysView, error)
 	// Pins lists what the runs that have not ended need of a host to go on.
 	Pins(ctx context.Context, c host.Caller) ([]host.Pins, error)
 	// Resolve records a person's word on an attempt whose outcome is unknown. A run
@@ -101,10 +110,23 @@ type RunView struct {
 	host.Run
 	Module string          `json:"module_sha256"`
 	Result json.RawMessage `json:"result,omitempty" doc:"what the guest wrote; guest-made"`
-	Log    []host.CallView `json:"log" doc:"one line for each host call"`
 	// Waiting is set while it waits.
-	Waiting *host.WaitView `json:"waiting,omitempty" doc:"what it waits for, whose turn it is and when the wait ends"`
-	Tree    []host.Node    `json:"tree" doc:"the runs that belong together by skill.call, callers first; the run alone if there are no others"`
+	Waiting *host.WaitView  `json:"waiting,omitempty" doc:"what it waits for, whose turn it is and when the wait ends"`
+	Tree    []host.Node     `json:"tree" doc:"the runs that belong together by skill.call, callers first; the run alone if there are no others"`
+	Log     []host.CallView `json:"log" doc:"one line for each host call, of the current segment"`
+	// Segments are all of a run that continued (run.continue); absent for one that did not.
+	Segments     []Segment `json:"segments,omitempty"`
+	Records      int64     `json:"journal_records" doc:"of all segments"`
+	JournalBytes int64     `json:"journal_bytes" doc:"sealed bodies of all segments"`
+	Notice       string    `json:"notice,omitempty" doc:"set while the journal of the current segment is large"`
+}
+
+// Segment is a part of a run that began with a state of its own.
+type Segment struct {
+	Number int       `json:"number"`
+	Since  time.Time `json:"since"`
+	After  uint32    `json:"after_call" doc:"the call that it began with"`
+	Calls  uint32    `json:"calls,omitempty" doc:"how many it made, once it has ended"`
 }
 
 // ApprovalView is an approval with what a person has to see.
@@ -150,6 +172,14 @@ type JournalChain struct {
 	Run  host.RunID `json:"run"`
 	Seq  int64      `json:"seq"`
 	Head string     `json:"head" doc:"chained SHA-256 of headers and ciphertexts, hexadecimal"`
+}
+
+// KeysView tells of the workspace's keys.
+type KeysView struct {
+	Keys       int    `json:"keys" doc:"sealing keys of the set; the newest seals, all open"`
+	KEK        string `json:"kek,omitempty" doc:"what seals the keyset's file; absent: nothing, it is in clear text"`
+	Rewrapping bool   `json:"rewrapping" doc:"rows that an earlier key sealed are being sealed anew"`
+	Stale      string `json:"stale,omitempty" doc:"why nothing new is done: the key service has not answered for too long"`
 }
 
 // DoctorView is the state of the daemon and of the machine.

@@ -152,7 +152,14 @@ func Ask(tx *store.Tx, keys *vault.Keyset, q Question, now time.Time) (host.Appr
 	if err != nil {
 		return host.Approval{}, fmt.Errorf("approval: %w", err)
 	}
-	if a.Detail, err = keys.Seal(slot(a.ID), plain); err != nil {
+	if a.RunKey, err = tx.RunKey(a.Run); err != nil {
+		return host.Approval{}, fmt.Errorf("approval: %w", err)
+	}
+	key, err := keys.OpenRunKey(a.Run, a.RunKey)
+	if err != nil {
+		return host.Approval{}, fmt.Errorf("approval: %w", err)
+	}
+	if a.Detail, err = key.Seal(slot(a.ID), plain); err != nil { // erased with the run
 		return host.Approval{}, fmt.Errorf("approval: %w", err)
 	}
 	return a.Approval, tx.InsertApproval(a)
@@ -161,10 +168,20 @@ func Ask(tx *store.Tx, keys *vault.Keyset, q Question, now time.Time) (host.Appr
 // ErrBroken is wrapped when a stored approval is not what was stored.
 var ErrBroken = errors.New("approval: it does not verify")
 
+// ErrErased is returned for an approval whose run's content was erased.
+var ErrErased = errors.New("approval: what was shown is erased")
+
 // Open unseals a stored approval and verifies its MAC.
 func Open(keys *vault.Keyset, a *store.Approval) (Detail, error) {
 	var d Detail
-	plain, err := keys.Open(slot(a.ID), a.Detail)
+	if a.RunKey == nil {
+		return d, ErrErased
+	}
+	key, err := keys.OpenRunKey(a.Run, a.RunKey)
+	if err != nil {
+		return d, fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	plain, err := key.Open(slot(a.ID), a.Detail)
 	if err != nil {
 		return d, fmt.Errorf("%w: %w", ErrBroken, err)
 	}

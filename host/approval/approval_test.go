@@ -44,9 +44,13 @@ func newDesk(t *testing.T) *desk {
 		t.Fatal(err)
 	}
 	d := &desk{t: t, dir: dir, store: s, keys: keys}
+	_, wrapped, err := keys.NewRunKey("run_1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	d.write(func(tx *store.Tx) error {
 		return errors.Join(tx.PutPrincipal(ann, now), tx.InsertRun(store.Run{
-			Run: question().Run, Key: []byte{1}, Start: []byte{1}, StartLabel: []byte{1},
+			Run: question().Run, Key: wrapped, Start: []byte{1}, StartLabel: []byte{1},
 		}))
 	})
 	return d

@@ -44,6 +44,8 @@ const (
 	KindAlarm    Kind = "alarm"    // a worker tried what it may not
 	KindProbe    Kind = "probe"    // a look for the effect of an attempt that was cut off
 	KindUnknown  Kind = "unknown"  // nobody can tell what an attempt did: a person is asked
+	KindErase    Kind = "erase"    // a run's content is gone for good
+	KindGrowth   Kind = "growth"   // a run's journal is large
 	KindResolved Kind = "resolved" // a person's word on it, or that there was none in time
 )
 

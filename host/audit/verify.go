@@ -110,7 +110,7 @@ func (b *Books) Add(idx int64, l Leaf) error {
 			return bad("approval %s was edited after it was used", l.Approval)
 		}
 		delete(b.answered, l.Approval)
-	case KindProbe, KindStart, KindEnd, KindAdmin:
+	case KindProbe, KindStart, KindEnd, KindAdmin, KindGrowth, KindErase:
 	default:
 		return bad("unknown kind %q", l.Kind)
 	}

@@ -153,6 +153,13 @@ var ErrFreed = errors.New("the worker was freed while the call went on")
 // ErrLoop says that the run asks the same again and again and has to be stopped.
 var ErrLoop = errors.New("the run makes the same call again and again")
 
+// ErrContinued says that the run goes on in a new segment, with a new instance.
+var ErrContinued = errors.New("the run continues in a new segment")
+
+// ErrOvergrown says that the run did not heed the refusals of a full journal and has
+// to be stopped.
+var ErrOvergrown = errors.New("the run goes on although its journal is full; run.continue would have begun a new segment")
+
 // Reply is what the guest gets, and when.
 type Reply struct {
 	Bytes []byte
@@ -174,6 +181,11 @@ func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Repl
 	}
 	// 2. Freeze the bytes that would leave. Frozen bytes are never rebuilt.
 	c := &call{n: n, started: b.Now(), fp: fp, raw: raw, req: req, denial: denial, held: s.Held, label: s.Held, lost: past != nil && past.Attempts > 0}
+	if past == nil {
+		if err := s.full(c); err != nil {
+			return Reply{}, err
+		}
+	}
 	b.plan(ctx, s, c, past)
 	// An attempt without an answer comes first: what became of it is asked before
 	// anything is decided anew.
@@ -221,13 +233,18 @@ func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Repl
 	// 8. Settle: reply, cost and audit leaf in one transaction. Only then may the
 	// guest see it.
 	reply, err := b.settle(ctx, s, c)
-	if err == nil && c.loop {
+	switch {
+	case err != nil:
+		return Reply{}, err
+	case c.loop:
 		return Reply{}, ErrLoop
+	case c.next != nil && c.denial == nil:
+		return Reply{}, ErrContinued
 	}
 	if err == nil && c.freed {
 		return Reply{}, ErrFreed
 	}
-	return reply, err
+	return reply, nil
 }
 
 // call is one host call on its way through the stages.
@@ -252,6 +269,7 @@ type call struct {
 	period    string // the month that reserved belongs to
 	decided   bool   // a decision leaf exists
 	attempted bool
+	overgrown bool        // the journal is full
 	loop      bool        // the run did not heed a refusal as too many of the same
 	lost      bool        // an earlier attempt's outcome was lost in a crash
 	answered  bool        // what became of an earlier attempt is the answer
@@ -269,6 +287,7 @@ type call struct {
 	edited *journal.Edited       // what a person made of it
 	short  time.Time             // since when it waits for budget
 	freed  bool                  // it has freed the run's worker
+	next   *journal.Body         // the segment that begins after it
 }
 
 // plan freezes what the request would do, or leaves a denial.

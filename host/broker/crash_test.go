@@ -170,7 +170,7 @@ func (h *house) help(arrived map[string]bool) {
 		}
 		h.resolve(said)
 		h.door.Now = now
-	case host.WaitBudget, host.WaitConnector, host.WaitPinned, host.WaitSkill, host.WaitModel:
+	case host.WaitBudget, host.WaitConnector, host.WaitPinned, host.WaitSkill, host.WaitModel, host.WaitRestored:
 		h.t.Fatalf("the run waits for %s", row.Wait)
 	}
 	h.resume()

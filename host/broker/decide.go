@@ -38,6 +38,9 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call, past *pastEntr
 	if breaks(s, c, rules.Identical); c.denial != nil {
 		return grant.Permit{}, nil
 	}
+	if err := b.Keys.Stale(b.Now()); err != nil { // whoever took the key away wants this to stop
+		return grant.Permit{}, b.waitForConnector(ctx, s, c, past, abi.Deny(abi.ConnectorRevoked, "the workspace's key service does not answer", ""))
+	}
 	if missing := b.World.Ready(ctx, c.plan); missing != nil {
 		return grant.Permit{}, b.waitForConnector(ctx, s, c, past, missing)
 	}

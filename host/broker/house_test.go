@@ -254,7 +254,7 @@ func (h *house) resume() {
 		if row, err = tx.Run(h.run); err != nil {
 			return err
 		}
-		recs, err = tx.Records(h.run)
+		recs, err = tx.Segment(h.run)
 		return err
 	})
 	key, err := h.keys.OpenRunKey(h.run, row.Key)

@@ -35,7 +35,8 @@ type exhibit struct {
 	Row           store.Run
 	Module, Image abi.Digest // which the row's JSON leaves out
 	Records       []store.Record
-	Requests      []string // of the guest, from call 1 on
+	Base          uint32   `json:",omitempty"` // calls before the current segment
+	Requests      []string // of the guest, from the segment's first call on
 	Replies       []string // exactly what it got
 }
 
@@ -108,6 +109,16 @@ var recorders = map[string]func(h *house) [][]byte{
 		h.ok(1, raw)
 		return [][]byte{raw}
 	},
+	"continued": func(h *house) [][]byte {
+		h.ok(1, request(abi.OpTimeNow, "{}"))
+		h.ok(2, use(abi.OpSend, "model.ask", "a", 10))
+		h.continues(3, `{"left":["b","c"]}`)
+		list := [][]byte{request(abi.OpTimeNow, "{}"), use(abi.OpSend, "model.ask", "b", 10)}
+		for i, raw := range list {
+			h.ok(uint32(i+4), raw)
+		}
+		return list
+	},
 	"unknown-resolved": func(h *house) [][]byte {
 		raw := use(abi.OpSend, "mail.send", "bob", 10)
 		h.waits(1, raw, host.WaitApproval)
@@ -128,8 +139,9 @@ func record(t *testing.T, name string) (x exhibit) {
 		x.Requests = append(x.Requests, string(raw))
 	}
 	h.must(h.s.Flush(t.Context(), h.store))
+	x.Base = h.s.Log.Base()
 	for i, raw := range x.Requests {
-		r, err := h.door.Do(t.Context(), h.s, uint32(i+1), []byte(raw))
+		r, err := h.door.Do(t.Context(), h.s, x.Base+uint32(i+1), []byte(raw))
 		h.must(err)
 		x.Replies = append(x.Replies, string(r.Bytes))
 	}
@@ -206,13 +218,12 @@ func (x *exhibit) shape(t *testing.T) (list []string) {
 		line := fmt.Sprintf("%d %s call %d version %d at +%v label %s", r.Seq, r.Kind, r.Call, r.Version, r.Time.Sub(x.Row.CreatedAt), opened["label"])
 		for _, n := range slices.Sorted(maps.Keys(fields)) {
 			v := fmt.Sprint(fields[n])
-			if n == 9 {
-				v = "an approval" // its id, which is drawn
-			}
 			if b, ok := fields[n].([]byte); ok {
 				v = string(b)
 			}
 			switch n {
+			case 9, 26, 28: // an approval's id, a seed, a head of the chain: drawn, or made of that
+				v = "…"
 			case 5: // a plan, whose frozen body lies in it as base64
 				v = frozenBody.ReplaceAllStringFunc(v, func(m string) string {
 					b, err := base64.StdEncoding.DecodeString(frozenBody.FindStringSubmatch(m)[1])
@@ -275,7 +286,7 @@ func TestTheMuseumIsReplayed(t *testing.T) {
 		log, key := x.open(t)
 		s := &broker.Session{Run: x.Row.Run, Log: log, Key: key, Held: label.Clean()}
 		for i, raw := range x.Requests {
-			r, err := h.door.Do(t.Context(), s, uint32(i+1), []byte(raw))
+			r, err := h.door.Do(t.Context(), s, x.Base+uint32(i+1), []byte(raw))
 			if err != nil || string(r.Bytes) != x.Replies[i] {
 				t.Errorf("%s: call %d: %s, %v\nrecorded %s", path, i+1, r.Bytes, err, x.Replies[i])
 			}
@@ -284,7 +295,7 @@ func TestTheMuseumIsReplayed(t *testing.T) {
 			t.Errorf("%s: the replay wrote", path)
 		}
 		if len(x.Requests) > 0 {
-			if _, err := h.door.Do(t.Context(), &broker.Session{Run: x.Row.Run, Log: log, Key: key}, 1, []byte(strings.Replace(x.Requests[0], `"v":1`, `"v":2`, 1))); err == nil {
+			if _, err := h.door.Do(t.Context(), &broker.Session{Run: x.Row.Run, Log: log, Key: key}, x.Base+1, []byte(strings.Replace(x.Requests[0], `"v":1`, `"v":2`, 1))); err == nil {
 				t.Errorf("%s: another request was answered", path)
 			}
 		}

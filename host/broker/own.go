@@ -56,6 +56,8 @@ func own(op abi.Op) (ownOp, bool) {
 		return ownOp{abi.EffectNone, doBatch}, true
 	case abi.OpSkillCall:
 		return ownOp{abi.EffectNone, doSkill}, true
+	case abi.OpRunContinue:
+		return ownOp{abi.EffectNone, always(doContinue)}, true
 	}
 	return ownOp{}, false
 }
@@ -78,7 +80,7 @@ const (
 
 func (b *Broker) planOwn(c *call, own ownOp, past *pastEntry) {
 	c.own = own
-	c.value = own.effect == abi.EffectNone || c.req.Op == abi.OpKVGet || c.req.Op == abi.OpKVList
+	c.value = own.effect == abi.EffectNone && c.req.Op != abi.OpRunContinue || c.req.Op == abi.OpKVGet || c.req.Op == abi.OpKVList
 	c.action = grant.Action{Op: c.req.Op, Effect: own.effect, Audience: label.Only("workspace")}
 	if past != nil { // a timer and a called skill stop between asking and its answer
 		c.started, c.recorded = past.Started, true
@@ -154,7 +156,7 @@ func doDescribe(_ context.Context, b *Broker, s *Session, c *call) {
 	if !args(c, &struct{}{}) {
 		return
 	}
-	r := abi.DescribeResult{ABI: abi.Version, Workspace: string(s.Run.Workspace), Run: string(s.Run.ID), Owner: b.Rules().Owner, Limits: s.Limits, Grants: []abi.OperationUse{}}
+	r := abi.DescribeResult{ABI: abi.Version, Workspace: string(s.Run.Workspace), Run: string(s.Run.ID), Owner: b.Rules().Owner, Limits: s.Limits, Grants: []abi.OperationUse{}, Journal: s.use()}
 	for _, op := range abi.Ops() {
 		if _, ok := own(op); ok {
 			r.Ops = append(r.Ops, op)
@@ -269,8 +271,8 @@ func doBatch(ctx context.Context, b *Broker, s *Session, c *call) error {
 		return nil
 	}
 	for _, raw := range a.Requests {
-		if r, denial := abi.DecodeRequest(raw); denial == nil && r.Op == abi.OpBatch {
-			invalid(c, "a batch holds no batch")
+		if r, denial := abi.DecodeRequest(raw); denial == nil && (r.Op == abi.OpBatch || r.Op == abi.OpRunContinue) {
+			invalid(c, "a batch holds no batch and no run.continue")
 			return nil
 		}
 	}
@@ -290,7 +292,7 @@ func doBatch(ctx context.Context, b *Broker, s *Session, c *call) error {
 // A skill's memory. Its namespace is the skill's name, so that a new version finds
 // what the old one left; every value keeps the label it was stored with.
 
-func (b *Broker) kvSlot(ns, column string, keyMAC []byte) vault.Slot {
+func kvSlot(ns, column string, keyMAC []byte) vault.Slot {
 	return vault.Slot{Table: "kv", Column: column, Row: fmt.Sprintf("%s/%x", ns, keyMAC), Version: 1}
 }
 
@@ -331,10 +333,10 @@ func doKVGet(ctx context.Context, b *Broker, s *Session, c *call) {
 			return err
 		}
 		r.Found = true
-		if r.Value, err = b.Keys.Open(b.kvSlot(ns, "value", mac), v.Value); err != nil {
+		if r.Value, err = b.Keys.Open(kvSlot(ns, "value", mac), v.Value); err != nil {
 			return err
 		}
-		return b.joinLabel(b.kvSlot(ns, "label", mac), v.Label, c)
+		return b.joinLabel(kvSlot(ns, "label", mac), v.Label, c)
 	})
 	if err != nil {
 		fail(c, err)
@@ -403,9 +405,9 @@ func doKVPut(_ context.Context, b *Broker, s *Session, c *call) {
 		}
 		v := store.KV{KeyMAC: mac}
 		var e1, e2, e3 error
-		v.Key, e1 = b.Keys.Seal(b.kvSlot(ns, "key", mac), []byte(a.Key))
-		v.Value, e2 = b.Keys.Seal(b.kvSlot(ns, "value", mac), a.Value)
-		v.Label, e3 = b.Keys.Seal(b.kvSlot(ns, "label", mac), lab)
+		v.Key, e1 = b.Keys.Seal(kvSlot(ns, "key", mac), []byte(a.Key))
+		v.Value, e2 = b.Keys.Seal(kvSlot(ns, "value", mac), a.Value)
+		v.Label, e3 = b.Keys.Seal(kvSlot(ns, "label", mac), lab)
 		return errors.Join(e1, e2, e3, tx.PutKV(ns, v), b.raiseNamespace(tx, ns, held))
 	}
 }
@@ -466,7 +468,7 @@ func doKVList(ctx context.Context, b *Broker, s *Session, c *call) {
 			return err
 		}
 		for _, v := range list {
-			key, err := b.Keys.Open(b.kvSlot(ns, "key", v.KeyMAC), v.Key)
+			key, err := b.Keys.Open(kvSlot(ns, "key", v.KeyMAC), v.Key)
 			if err != nil {
 				return err
 			}

@@ -25,9 +25,11 @@ type Session struct {
 	Log     *journal.Log
 	Key     *vault.RunKey
 	Limits  abi.Limits
-	// Tree is how many host calls the run's whole tree may make, and Others how many
-	// the rest of the tree has made.
+	// Tree is how many host calls the runs of the run's tree may make, and Others how
+	// many of them the others that are called in it have made.
 	Tree, Others uint32
+	// Growth bounds the journal; a zero field is the default.
+	Growth journal.Growth
 	// Held is the label of everything that has entered the guest.
 	Held label.Set
 	// Free gives the run's worker back while a call goes on; the answer of that call is
@@ -36,8 +38,10 @@ type Session struct {
 	// Emit tells people who watch. It must not block.
 	Emit func(host.Event)
 
-	leaves   []audit.Leaf // witnessed, waiting for the next transaction
-	progress sync.Mutex   // Emit is also called while a call is under way
+	leaves   []audit.Leaf  // witnessed, waiting for the next transaction
+	durable  *journal.Size // of what was durable after the last transaction; nil: what the log was opened with
+	heedless int           // refusals of a full journal by this worker
+	progress sync.Mutex    // Emit is also called while a call is under way
 }
 
 // above names the skills of the runs above this one, nearest first.
@@ -67,12 +71,16 @@ func (s *Session) Flush(ctx context.Context, st *store.Store) error {
 // session, those that fn adds included. After an error other than errShort and errOver the run
 // must stop: the store is behind what the session says.
 func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx) error) error {
+	grown, warning := s.durable, ""
 	err := st.Write(ctx, func(tx *store.Tx) error {
 		if err := fn(tx); err != nil {
 			return err
 		}
 		if err := s.Log.Stage(tx); err != nil {
 			return err
+		}
+		if grown, warning = s.grow(); warning != "" {
+			s.witness(audit.Leaf{TimeMS: s.Log.Last().UnixMilli(), Kind: audit.KindGrowth, Run: s.Run.ID, Skill: s.Run.Skill, Module: s.Run.Module.String(), Verdict: "warning", Detail: warning})
 		}
 		seq, chain := s.Log.Head()
 		for i := range s.leaves {
@@ -83,7 +91,10 @@ func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx)
 	})
 	s.Log.Staged(err)
 	if err == nil {
-		s.leaves = s.leaves[:0]
+		s.leaves, s.durable = s.leaves[:0], grown
+		if warning != "" {
+			s.emit(host.Event{Kind: host.EventWarning, Text: warning})
+		}
 	}
 	return err
 }

@@ -116,6 +116,9 @@ func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error)
 		if c.denial != nil {
 			l.Verdict, l.Code = "refused", c.denial.Code
 		}
+		if c.next != nil && c.denial == nil {
+			l.Detail = fmt.Sprintf("segment %d begins", c.next.Segment)
+		}
 		s.witness(l)
 		return nil
 	}
@@ -210,6 +213,14 @@ func (b *Broker) remember(s *Session, c *call, reply []byte, receipt host.Receip
 		if c.req != nil {
 			body.Op = c.req.Op
 		}
+	}
+	if c.overgrown { // the refusal is recorded, what was asked is not
+		body.Request = nil
+	}
+	if c.next != nil && c.denial == nil {
+		kind = journal.Continue
+		body.State, body.Seed, body.Segment = c.next.State, c.next.Seed, c.next.Segment
+		body.Request, body.Reply = nil, nil // the state is in it
 	}
 	return s.Log.Add(kind, c.n, now, body, c.label)
 }

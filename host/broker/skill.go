@@ -197,9 +197,19 @@ func (s *Session) Count(ctx context.Context, st *store.Store) error {
 			return err
 		}
 		own, err := tx.Run(s.Run.ID)
-		s.Others = uint32(max(k.Calls-own.Calls, 0))
+		s.Others = Others(k, &own)
 		return err
 	})
+}
+
+// Others is how many host calls the runs that are called in a tree have made, a run's
+// own left out. The root's are not counted here: it may go on in many segments, each
+// of which is bounded by itself.
+func Others(k store.Kin, own *store.Run) uint32 {
+	if own.Parent == "" {
+		return uint32(k.Calls)
+	}
+	return uint32(max(k.Calls-own.Calls, 0))
 }
 
 // doSkill answers with what the callee left. Its failure is a refusal in words of the

@@ -105,7 +105,11 @@ type Operator struct {
 	// means 2, at most 64.
 	Spares *int  `yaml:"spare_workers,omitempty"`
 	Waits  Waits `yaml:"waits,omitempty"`
-	Store  Store `yaml:"store,omitempty"`
+	// Growth bounds the journal of each segment of a run that starts from now on.
+	Growth    Growth    `yaml:"growth,omitempty"`
+	Retention Retention `yaml:"retention,omitempty"`
+	Keys      Keys      `yaml:"keys,omitempty"`
+	Store     Store     `yaml:"store,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
 }
@@ -140,6 +144,26 @@ type Waits struct {
 	// days.
 	UnknownFor time.Duration `yaml:"unknown_for,omitempty"`
 }
+
+// Keys says what seals the keyset's file. Without a key service it is in clear text.
+type Keys struct {
+	// KMS is the ARN of a key in AWS KMS; the environment's MONROE_KMS wins.
+	KMS string `yaml:"kms,omitempty"`
+	// Endpoint is another one than AWS's; the environment's MONROE_KMS_ENDPOINT wins.
+	Endpoint string `yaml:"endpoint,omitempty"`
+	// Cache is how long work goes on after the service last answered, 0 means an hour.
+	Cache time.Duration `yaml:"cache,omitempty"`
+}
+
+// Retention says how long the content of runs is kept.
+type Retention struct {
+	// Days after a run's end its content is erased; 0 means never. Headers, digests,
+	// receipts and the audit log stay.
+	Days int `yaml:"days,omitempty"`
+}
+
+// Growth is how large the journal of a segment may become.
+type Growth = host.Growth
 
 // Keep is the longest sleep for which a guest keeps its worker.
 func (w Waits) Keep() time.Duration {
@@ -319,6 +343,15 @@ func ReadOperator(path string) (*Operator, error) {
 	}
 	if k := o.Waits.Keep(); k < 0 || k > time.Minute || o.Waits.Wakes < 0 || o.Waits.UnknownFor < 0 || o.Waits.BudgetFor < 0 {
 		return nil, fmt.Errorf("%s: waits: keep_worker is 0s to 1m, and nothing is negative", path)
+	}
+	if err := o.Growth.Check(); err != nil {
+		return nil, fmt.Errorf("%s: growth: %w", path, err)
+	}
+	if o.Keys.Cache < 0 || o.Keys.Cache > 24*time.Hour {
+		return nil, fmt.Errorf("%s: keys: cache is at most 24h", path)
+	}
+	if o.Retention.Days < 0 {
+		return nil, fmt.Errorf("%s: retention: days is not negative", path)
 	}
 	if n := o.SpareWorkers(); n < 0 || n > 64 {
 		return nil, fmt.Errorf("%s: spare_workers is 0 to 64", path)

@@ -52,6 +52,7 @@ const (
 	Resolved   Kind = "RESOLVED"    // what became of it, in a person's word or for want of one
 	Edit       Kind = "EDIT"        // a person changed what the call asks for; its plan is the one from now on
 	End        Kind = "END"         // the run's end
+	Continue   Kind = "CONTINUE"    // the segment's end, and the state that the next one begins with
 )
 
 const recordVersion = host.RecordVersion
@@ -83,8 +84,14 @@ type Body struct {
 	NotAfter    int64           `cbor:"22,keyasint,omitempty"` // no byte of the attempt leaves after it, ns since 1970
 	Epoch       int64           `cbor:"23,keyasint,omitempty"` // of the lease under which the attempt was made
 	Endpoint    string          `cbor:"24,keyasint,omitempty"` // where the attempt went
-	Fields      []string        `cbor:"31,keyasint,omitempty"` // arguments that a person changed
-	Child       host.RunID      `cbor:"30,keyasint,omitempty"` // the run that skill.call started
+	State       []byte          `cbor:"25,keyasint,omitempty"` // canonical JSON, of the next segment
+	Seed        []byte          `cbor:"26,keyasint,omitempty"` // of the next segment's randomness
+	Segment     int             `cbor:"27,keyasint,omitempty"` // number of the next one
+	Before      []byte          `cbor:"28,keyasint,omitempty"` // head of the chain before the segment, so that it verifies alone
+	Wire        []byte          `cbor:"29,keyasint,omitempty"` // the body of a frozen HTTP request, which Plan leaves out then
+	Delta       *Delta          `cbor:"30,keyasint,omitempty"` // Request and Wire are what differs from an earlier call
+	Fields      []string        `cbor:"41,keyasint,omitempty"` // arguments that a person changed
+	Child       host.RunID      `cbor:"40,keyasint,omitempty"` // the run that skill.call started
 }
 
 // Entry is one host call, folded from its records.
@@ -147,6 +154,13 @@ type Log struct {
 	calls   uint32 // the highest call number seen
 	entries map[uint32]*Entry
 
+	segment *Segment // nil for the first
+	first   int64    // sequence number that the segment begins with
+	bytes   int64    // of the segment's bodies
+	opened  Size     // with what the log was loaded
+	newest  time.Time
+	last    *full // the last large call, which the next one is stored against
+
 	pending []store.Record
 	staged  bool               // pending was handed to a transaction that has not been confirmed
 	same    map[abi.Digest]int // calls by fingerprint
@@ -155,6 +169,9 @@ type Log struct {
 // Genesis is the head of a chain without records. It binds the run's row: its
 // identity, its pins and its sealed start.
 func Genesis(r *store.Run) abi.Digest {
+	if r.Genesis != (abi.Digest{}) { // erased: what it was made of is gone
+		return r.Genesis
+	}
 	h := sha256.New()
 	for _, p := range [][]byte{
 		[]byte("monroe/journal/1"), []byte(r.Workspace), []byte(r.ID), []byte(r.Root), []byte(r.OnBehalfOf.ID), []byte(r.Skill),
@@ -178,6 +195,9 @@ func hashPart(write func([]byte) (int, error), p []byte) {
 // Link is the head of the chain after a record.
 func Link(prev abi.Digest, r *store.Record) abi.Digest {
 	body, lab := sha256.Sum256(r.Body), sha256.Sum256(r.Label)
+	if r.Erased() {
+		body, lab = r.BodySum, r.LabelSum
+	}
 	h := sha256.New()
 	hashPart(h.Write, prev[:])
 	hashPart(h.Write, fmt.Appendf(nil, "%d|%d|%s|%d|%d", r.Seq, r.Call, r.Kind, r.Version, r.Time.UnixNano()))
@@ -198,40 +218,68 @@ func Heads(r *store.Run, recs []store.Record) []abi.Digest {
 	return heads
 }
 
-// VerifyChain holds a run's records to each other and to the run's row.
+// VerifyChain holds a run's records, from the first on, to each other and to the run's
+// row.
 func VerifyChain(r *store.Run, recs []store.Record) error {
-	heads := Heads(r, recs)
-	last := Genesis(r)
+	return verify(r, 1, Genesis(r), recs)
+}
+
+// verify holds records from a sequence number on to the head before them.
+func verify(r *store.Run, first int64, last abi.Digest, recs []store.Record) error {
 	for i := range recs {
-		if recs[i].Seq != int64(i)+1 {
-			return fmt.Errorf("%w: record %d of %s is missing", ErrCorrupt, i+1, r.ID)
+		if recs[i].Seq != first+int64(i) {
+			return fmt.Errorf("%w: record %d of %s is missing", ErrCorrupt, first+int64(i), r.ID)
 		}
-		if last = heads[i]; last != recs[i].Chain {
+		if recs[i].Lost != "" {
+			return fmt.Errorf("%w: the body of record %d of %s is lost: %s", ErrCorrupt, recs[i].Seq, r.ID, recs[i].Lost)
+		}
+		if last = Link(last, &recs[i]); last != recs[i].Chain {
 			return fmt.Errorf("%w: record %d of %s was changed", ErrCorrupt, recs[i].Seq, r.ID)
 		}
 	}
-	if last != r.Chain || r.NextSeq != int64(len(recs))+1 {
+	if last != r.Chain || r.NextSeq != first+int64(len(recs)) {
 		return fmt.Errorf("%w: the end of the journal of %s was changed", ErrCorrupt, r.ID)
 	}
 	return nil
 }
 
-// Open loads a run's journal and verifies it.
+// Open loads a run's journal and verifies it: all of its records, or those of its
+// current segment.
 func Open(r *store.Run, key *vault.RunKey, recs []store.Record) (*Log, error) {
-	if err := VerifyChain(r, recs); err != nil {
+	l := &Log{run: r.ID, key: key, next: r.NextSeq, chain: r.Chain, entries: map[uint32]*Entry{}, same: map[abi.Digest]int{}, first: 1}
+	if err := l.verify(r, recs); err != nil {
 		return nil, err
 	}
-	l := &Log{run: r.ID, key: key, next: r.NextSeq, chain: r.Chain, entries: map[uint32]*Entry{}, same: map[abi.Digest]int{}}
 	for i := range recs {
 		b, lab, err := l.unseal(&recs[i])
 		if err != nil {
 			return nil, err
 		}
-		if err := l.fold(Kind(recs[i].Kind), recs[i].Call, recs[i].Time, b, lab); err != nil {
+		if err := l.fold(&recs[i], b, lab); err != nil {
 			return nil, err
 		}
 	}
+	l.opened = l.Size()
 	return l, nil
+}
+
+// verify finds the head before the records. That of a segment is sealed in the record
+// that it begins with.
+func (l *Log) verify(r *store.Run, recs []store.Record) error {
+	if len(recs) == 0 || recs[0].Seq <= 1 {
+		return VerifyChain(r, recs)
+	}
+	if recs[0].Lost != "" || Kind(recs[0].Kind) != Continue {
+		return fmt.Errorf("%w: record %d of %s begins no segment %s", ErrCorrupt, recs[0].Seq, r.ID, recs[0].Lost)
+	}
+	b, _, err := l.unseal(&recs[0])
+	if err != nil {
+		return err
+	}
+	if len(b.Before) != len(abi.Digest{}) {
+		return fmt.Errorf("%w: record %d of %s begins no segment", ErrCorrupt, recs[0].Seq, r.ID)
+	}
+	return verify(r, recs[0].Seq, abi.Digest(b.Before), recs)
 }
 
 func (l *Log) unseal(r *store.Record) (b Body, lab label.Set, err error) {
@@ -244,6 +292,9 @@ func (l *Log) unseal(r *store.Record) (b Body, lab label.Set, err error) {
 	}
 	if err := cbor.Unmarshal(plain, &b); err != nil {
 		return b, lab, fmt.Errorf("%w: record %d: %w", ErrCorrupt, r.Seq, err)
+	}
+	if err := l.expand(r.Seq, &b); err != nil {
+		return b, lab, err
 	}
 	if plain, err = l.key.Open(l.slot("label", r.Seq), r.Label); err != nil {
 		return b, lab, fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -259,7 +310,10 @@ func (l *Log) slot(column string, seq int64) vault.Slot {
 }
 
 // fold adds a record to its call's entry.
-func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) error {
+func (l *Log) fold(r *store.Record, b Body, lab label.Set) error {
+	k, call, at := Kind(r.Kind), r.Call, r.Time
+	l.bytes += int64(len(r.Body))
+	l.newest = at
 	if call < parts {
 		l.calls = max(l.calls, call)
 	}
@@ -275,6 +329,12 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 			if err := json.Unmarshal(b.Plan, &e.Plan); err != nil {
 				return fmt.Errorf("%w: the plan of call %d: %w", ErrCorrupt, call, err)
 			}
+		}
+		if len(b.Wire) > 0 {
+			if e.Plan.Frozen.HTTP == nil {
+				return fmt.Errorf("%w: the plan of call %d has no request for its bytes", ErrCorrupt, call)
+			}
+			e.Plan.Frozen.HTTP.Body = b.Wire
 		}
 		e.Planned = true
 	case Gate:
@@ -317,6 +377,11 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 		e.Unknown.Resolution = host.Resolution(b.Verdict)
 	case Value, Result:
 		e.Answer = &Answer{Reply: b.Reply, At: at, Label: lab, Body: b}
+		e.forget()
+	case Continue:
+		e.Answer = &Answer{At: at, Label: lab, Body: Body{Op: b.Op, Receipt: b.Receipt}}
+		e.forget()
+		l.begin(r.Seq, call, at, b, lab)
 	case Wait:
 		since := &e.Waits
 		if b.Verdict == string(host.WaitBudget) {
@@ -330,6 +395,16 @@ func (l *Log) fold(k Kind, call uint32, at time.Time, b Body, lab label.Set) err
 		return fmt.Errorf("%w: unknown kind %q", ErrCorrupt, k)
 	}
 	return nil
+}
+
+// forget drops the bytes that nobody asks for once there is an answer: of a long
+// conversation they would be a copy of it for each turn.
+func (e *Entry) forget() {
+	e.Body.Request, e.Body.Plan, e.Body.Wire, e.Body.State = nil, nil, nil, nil
+	e.Answer.Body.Request, e.Answer.Body.Reply = nil, nil
+	if h := e.Plan.Frozen.HTTP; h != nil {
+		h.Body = nil
+	}
 }
 
 // what names a recorded call in words of the host: an op that is not known is text of
@@ -363,6 +438,9 @@ func Guest(n uint32) uint32 {
 // other than the recorded one is ErrDiverged, with what was recorded and what came.
 func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
 	e := l.entries[call]
+	if Guest(call) <= l.Base() {
+		return nil, fmt.Errorf("%w: call %d came, the segment begins after call %d", ErrDiverged, call, l.Base())
+	}
 	if e == nil {
 		if Guest(call) != l.calls+1 {
 			return nil, fmt.Errorf("%w: call %d came, the journal ends at call %d", ErrDiverged, call, l.calls)
@@ -376,9 +454,9 @@ func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
 }
 
 // Answered returns the answers of the calls that a replay can be fed with: all from
-// the first on without a gap.
+// the segment's first on without a gap.
 func (l *Log) Answered() (list []*Answer) {
-	for n := uint32(1); l.entries[n] != nil && l.entries[n].Answer != nil; n++ {
+	for n := l.Base() + 1; l.entries[n] != nil && l.entries[n].Answer != nil; n++ {
 		list = append(list, l.entries[n].Answer)
 	}
 	return list
@@ -416,7 +494,17 @@ func (l *Log) Add(k Kind, call uint32, at time.Time, b Body, lab label.Set) erro
 	if l.staged {
 		return errors.New("journal: a record was added while a transaction was open")
 	}
-	plain, err := cbor.Marshal(b)
+	if k == Continue {
+		b.Before = l.chain[:]
+	}
+	packed, keep := b, (*full)(nil)
+	if k == Call {
+		var err error
+		if packed, keep, err = l.pack(b); err != nil {
+			return err
+		}
+	}
+	plain, err := cbor.Marshal(packed)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -431,10 +519,21 @@ func (l *Log) Add(k Kind, call uint32, at time.Time, b Body, lab label.Set) erro
 	if r.Label, err = l.key.Seal(l.slot("label", r.Seq), labelText); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
+	if len(r.Body) > store.MaxInline {
+		id, err := l.key.BlobID(plain)
+		if err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		r.Blob = store.Ref(id, r.Body)
+	}
 	r.Chain = Link(l.chain, &r)
 	l.chain, l.next = r.Chain, l.next+1
 	l.pending = append(l.pending, r)
-	return l.fold(k, call, at, b, lab)
+	if keep != nil {
+		keep.seq = r.Seq
+		l.last = keep
+	}
+	return l.fold(&r, b, lab)
 }
 
 // Stage hands the records in memory to a transaction.

@@ -24,6 +24,7 @@ var now = time.Date(2026, 3, 5, 12, 0, 0, 123456789, time.UTC)
 
 // fixture is one run with a journal of every kind, as the store gives it back.
 type fixture struct {
+	dir   string
 	store *store.Store
 	keys  *vault.Keyset
 	key   *vault.RunKey
@@ -54,6 +55,7 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{}
 	dir := t.TempDir()
+	f.dir = dir
 	var err error
 	if f.store, err = storetest.Open(t, dir, "acme", now); err != nil {
 		t.Fatal(err)

@@ -77,13 +77,10 @@ func (r *Runner) close(tx *store.Tx, id host.RunID, e ending) (ended []store.Run
 		}
 		ended = append(ended, list...)
 	}
-	log, err := r.journal(tx, &run)
+	calls, held, err := r.calls(tx, &run)
 	if err != nil { // a journal that does not verify does not keep the run open
 		r.Log.Error("receipt without calls", slog.String("run", string(id)), slog.String("error", err.Error()))
-	}
-	var calls []host.CallView
-	if log != nil {
-		calls = broker.Views(log.Entries())
+		held = label.Set{} // and what it held counts as the strictest
 	}
 	if err := errors.Join(tx.VoidApprovals(id), tx.SettleRun(id)); err != nil {
 		return nil, err
@@ -97,8 +94,8 @@ func (r *Runner) close(tx *store.Tx, id host.RunID, e ending) (ended []store.Run
 		return nil, err
 	}
 	end := store.End{State: e.state, Failure: e.failure, At: r.Now()}
-	if e.result == nil {
-		e.label = r.held(&run, log)
+	if e.result == nil { // that it ended so tells something of all that it held
+		e.label = held
 	}
 	if end.Result, end.ResultLabel, err = r.sealResult(&run, e); err != nil {
 		return nil, err
@@ -118,23 +115,6 @@ func (r *Runner) close(tx *store.Tx, id host.RunID, e ending) (ended []store.Run
 	return append(ended, run), tx.EndRun(id, end)
 }
 
-// held is the label of all that a run held which left no result: that of its input
-// and of every answer. What cannot be read counts as the strictest.
-func (r *Runner) held(run *store.Run, log *journal.Log) (l label.Set) {
-	p := prepared{row: *run}
-	key, err := r.Keys.OpenRunKey(run.ID, run.Key)
-	if log == nil || err != nil || r.unseal(&p, key) != nil {
-		return label.Set{}
-	}
-	l = p.row.Label
-	for _, e := range log.Entries() {
-		if l = label.Join(l, e.Label); e.Answer != nil {
-			l = label.Join(l, e.Answer.Label)
-		}
-	}
-	return l
-}
-
 func (r *Runner) sealResult(run *store.Run, e ending) (result, lab []byte, err error) {
 	key, err := r.Keys.OpenRunKey(run.ID, run.Key)
 	if err != nil {
@@ -152,36 +132,57 @@ func (r *Runner) sealResult(run *store.Run, e ending) (result, lab []byte, err e
 	return result, lab, errors.Join(e1, e2)
 }
 
-func (r *Runner) journal(tx *store.Tx, run *store.Run) (*journal.Log, error) {
-	recs, err := tx.Records(run.ID)
-	if err != nil {
-		return nil, err
+// counts is what a receipt says of a run's calls.
+type counts struct {
+	done                           map[string]int
+	calls, refused, asked, segment int
+}
+
+func (c *counts) add(calls []host.CallView) {
+	c.segment++
+	c.calls += len(calls)
+	for _, v := range calls {
+		switch {
+		case v.Outcome != "ok":
+			c.refused++
+		case v.Operation != "":
+			c.done[v.Operation]++
+			if v.Effect.Asks() {
+				c.asked++
+			}
+		}
 	}
+}
+
+// calls counts a run's calls, one segment after the other, so that no more than one is
+// in memory, and joins the labels of its input and of every answer.
+func (r *Runner) calls(tx *store.Tx, run *store.Run) (counts, label.Set, error) {
+	c := counts{done: map[string]int{}}
 	key, err := r.Keys.OpenRunKey(run.ID, run.Key)
 	if err != nil {
-		return nil, err
+		return c, label.Set{}, err
 	}
-	return journal.Open(run, key, recs)
+	p := prepared{row: *run}
+	if err := r.unseal(&p, key); err != nil {
+		return c, label.Set{}, err
+	}
+	held := p.row.Label
+	err = journal.Segments(tx, run, key, func(log *journal.Log) {
+		c.add(broker.Views(log.Entries()))
+		for _, e := range log.Entries() {
+			if held = label.Join(held, e.Label); e.Answer != nil {
+				held = label.Join(held, e.Answer.Label)
+			}
+		}
+	})
+	return c, held, err
 }
 
 // receiptText is the two lines that a run leaves: what it did and touched, and what
 // it cost. Nothing in it was chosen by a guest.
-func receiptText(run *store.Run, e ending, calls []host.CallView, id host.ReceiptID) string {
-	done, refused := map[string]int{}, 0
-	asked := 0
-	for _, c := range calls {
-		switch {
-		case c.Outcome != "ok":
-			refused++
-		case c.Operation != "":
-			done[c.Operation]++
-			if c.Effect.Asks() {
-				asked++
-			}
-		}
-	}
+func receiptText(run *store.Run, e ending, c counts, id host.ReceiptID) string {
 	var parts []string
-	for op, n := range done {
+	for op, n := range c.done {
 		parts = append(parts, fmt.Sprintf("%s ×%d", op, n))
 	}
 	slices.Sort(parts)
@@ -189,8 +190,12 @@ func receiptText(run *store.Run, e ending, calls []host.CallView, id host.Receip
 		parts = []string{"nothing outside the run"}
 	}
 	first := fmt.Sprintf("%s for %s %s: %s", run.Skill, run.OnBehalfOf.Name, e.state, strings.Join(parts, ", "))
-	if refused > 0 {
-		first += fmt.Sprintf("; %d refused", refused)
+	if c.refused > 0 {
+		first += fmt.Sprintf("; %d refused", c.refused)
 	}
-	return fmt.Sprintf("%s\ncost %s of %s, %d calls, %d approved, receipt %s", first, run.Spent, abi.MicroUSD(run.Budget), len(calls), asked, id)
+	second := fmt.Sprintf("cost %s of %s, %d calls, %d approved", run.Spent, abi.MicroUSD(run.Budget), c.calls, c.asked)
+	if c.segment > 1 {
+		second += fmt.Sprintf(", %d segments", c.segment)
+	}
+	return fmt.Sprintf("%s\n%s, receipt %s", first, second, id)
 }

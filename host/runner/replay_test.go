@@ -1,6 +1,8 @@
 package runner_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -11,6 +13,7 @@ import (
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/workspace"
 )
 
@@ -197,4 +200,80 @@ func TestManyRunsThatAreDueAtOnceAreWokenInTurn(t *testing.T) {
 	if started.Load() != many {
 		t.Errorf("%d workers were started for %d runs", started.Load(), many)
 	}
+}
+
+// TestARunThatContinues ends its first instance with a state; the second begins with it
+// and replays nothing.
+func TestARunThatContinues(t *testing.T) {
+	again := func(c net.Conn) {
+		start, input := begun(c)
+		if start.Past != 0 || bytes.Equal(start.Seed, make([]byte, 32)) {
+			t.Errorf("the new segment begins with %d answers and seed %x", start.Past, start.Seed)
+		}
+		call(c, 1, now)
+		send(c, wire.KindDone, u32(0), input)
+	}
+	s := &fakeSpawner{scripts: []script{
+		func(c net.Conn) {
+			open(c)
+			call(c, 1, now)
+			call(c, 2, `{"op":"run.continue","v":1,"args":{"state":{"left":3}}}`)
+		},
+		func(c net.Conn) { open(c); call(c, 1, now); call(c, 2, sleep) },
+		func(c net.Conn) {
+			open(c)
+			past(c, 1)
+			seen(c, 1, now)
+			call(c, 2, sleep)
+			call(c, 3, `{"op":"run.continue","v":1,"args":{"state":"last"}}`)
+		},
+		again,
+	}}
+	var ahead atomic.Int64
+	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	if _, err := b.PushSkill(t.Context(), b.caller, []byte(strings.Replace(manifest, `"ops":[`, `"ops":["run.continue",`, 1))); err != nil {
+		t.Fatal(err)
+	}
+	r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+	ahead.Store(int64(2 * time.Hour))
+	if err := b.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, r.ID, func(host.RunState) bool { return false })
+	v := b.view(t, r.ID)
+	if v.State != host.StateSucceeded || string(v.Result) != `"last"` || len(v.Segments) != 3 || v.Segments[1].Calls != 3 || v.Segments[2].After != 5 {
+		t.Errorf("the run %s: %s, result %s, segments %+v", v.State, v.Failure, v.Result, v.Segments)
+	}
+	if !strings.Contains(v.Receipt, "6 calls") || !strings.Contains(v.Receipt, "3 segments") {
+		t.Errorf("receipt %s", v.Receipt)
+	}
+	a, err := b.Audit(t.Context(), b.caller, 0, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heads := map[int64]string{}
+	for _, j := range a.Journal {
+		if j.Run == r.ID {
+			heads[j.Seq] = j.Head
+		}
+	}
+	for _, l := range a.Leaves { // every leaf's chain is that of the stored records, across segments
+		leaf, err := audit.ParseLeaf(l.Body)
+		if err != nil || leaf.Run == r.ID && leaf.Chain != "" && heads[leaf.Seq] != leaf.Chain {
+			t.Errorf("leaf %s: stored %s, %v", l.Body, heads[leaf.Seq], err)
+		}
+	}
+}
+
+// begun reads what the host says first.
+func begun(conn net.Conn) (s wire.Start, input []byte) {
+	_, b, err := wire.ReadFrame(conn, wire.KindStart)
+	if err == nil && json.Unmarshal(b, &s) == nil {
+		_, input, _ = wire.ReadFrame(conn, wire.KindInput)
+	}
+	return s, bytes.Clone(input)
 }

@@ -31,7 +31,8 @@ type Start struct {
 	Input  json.RawMessage `json:"input"`
 	// Tree is how many host calls the whole tree of the run may make; 0 means
 	// Limits.Calls.
-	Tree uint32 `json:"tree,omitempty"`
+	Tree   uint32         `json:"tree,omitempty"`
+	Growth journal.Growth `json:"growth"`
 }
 
 // StartSlot is where a run's Start is sealed.
@@ -82,6 +83,7 @@ type prepared struct {
 	dir     string
 	past    []*journal.Answer
 	chain   []grant.Subject // the runs above it, nearest first
+	base    uint32          // calls before this segment; the worker counts from the one after
 }
 
 // run drives one run from its record to its next stop.
@@ -105,6 +107,10 @@ func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
 		if f := new(fault); errors.As(err, &f) {
 			return r.finish(id, p.session, ending{state: host.StateFailed, failure: f.Error()})
 		}
+		if errors.Is(err, broker.ErrContinued) { // durable: a fresh instance begins with the state
+			try = -1
+			continue
+		}
 		if !errors.Is(err, journal.ErrDiverged) {
 			return err
 		}
@@ -125,13 +131,13 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	var kin store.Kin
 	now := r.Now()
 	err := r.Store.Write(ctx, func(tx *store.Tx) (err error) {
-		if p.row, err = tx.Run(id); err != nil || p.row.State.Ended() {
+		if p.row, err = tx.Run(id); err != nil || p.idle() {
 			return err
 		}
 		if mod, err = tx.Module(p.row.Module); err != nil {
 			return err
 		}
-		if recs, err = tx.Records(id); err != nil {
+		if recs, err = tx.Segment(id); err != nil {
 			return err
 		}
 		if mod.Image != p.row.Image || sha256.Sum256([]byte(mod.Manifest)) != p.row.ManifestSHA256 {
@@ -145,7 +151,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 		}
 		return tx.SetState(id, host.StateRunning, "", time.Time{}, now, host.StateQueued, host.StateWaiting, host.StateRunning)
 	})
-	if err != nil || p.row.State.Ended() {
+	if err != nil || p.idle() {
 		return nil, err
 	}
 	key, err := r.Keys.OpenRunKey(id, p.row.Key)
@@ -159,6 +165,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	if err := r.unseal(p, key); err != nil {
 		return nil, err
 	}
+	p.begin(log.Segment())
 	manifest, err := abi.ParseManifest([]byte(mod.Manifest))
 	if err != nil {
 		return nil, err
@@ -171,13 +178,13 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 		p.start.Tree = p.start.Limits.Calls
 	}
 	p.session = &broker.Session{
-		Run: p.row.Run, Log: log, Key: key, Limits: p.start.Limits, Held: p.row.Label, Emit: r.emit(p),
-		Tree: p.start.Tree, Others: uint32(max(kin.Calls-p.row.Calls, 0)),
+		Run: p.row.Run, Log: log, Key: key, Limits: p.start.Limits, Growth: p.start.Growth, Held: p.row.Label, Emit: r.emit(p),
+		Tree: p.start.Tree, Others: broker.Others(kin, &p.row),
 		Subject: grant.Subject{
 			Run: id, Skill: p.row.Skill, Module: p.row.Module, Manifest: manifest, For: p.row.OnBehalfOf, Attended: p.row.Attended, Chain: p.chain,
 		},
 	}
-	p.session.Emit(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(len(p.past))})
+	p.session.Emit(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(log.Segment(), len(p.past))})
 	return p, nil
 }
 
@@ -223,11 +230,30 @@ func (r *Runner) emit(p *prepared) func(host.Event) {
 	}
 }
 
-func startText(past int) string {
-	if past == 0 {
+// idle reports whether there is nothing to do for a worker: the run has ended, or a
+// person has not let it go on yet.
+func (p *prepared) idle() bool {
+	return p.row.State.Ended() || p.row.State == host.StateWaiting && p.row.Wait == host.WaitRestored
+}
+
+func startText(seg *journal.Segment, past int) string {
+	switch {
+	case past == 0 && seg == nil:
 		return "started"
+	case past == 0:
+		return fmt.Sprintf("begins segment %d", seg.Number)
 	}
 	return fmt.Sprintf("continues after %d recorded calls", past)
+}
+
+// begin lets a segment's state take the place of the run's input.
+func (p *prepared) begin(seg *journal.Segment) {
+	if seg == nil {
+		return
+	}
+	p.base = seg.Call
+	p.start.Input, p.start.Seed, p.start.TimeNS = seg.State, seg.Seed, seg.At.UnixNano()
+	p.row.Label = seg.Label
 }
 
 func (r *Runner) unseal(p *prepared, key *vault.RunKey) error {
@@ -426,7 +452,7 @@ func (s *serving) onSeen(payload []byte) error {
 	if seq != s.seen+1 || int(seq) > len(s.p.past) {
 		return protocol("it saw recorded answer %d after %d of %d", seq, s.seen, len(s.p.past))
 	}
-	if _, err := s.p.session.Log.Recall(seq, fp); err != nil {
+	if _, err := s.p.session.Log.Recall(s.p.base+seq, fp); err != nil {
 		return err
 	}
 	s.seen = seq
@@ -452,11 +478,11 @@ func (s *serving) onCall(ctx context.Context, payload []byte) error {
 		return &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run and those that belong to it made more than %d calls", s.p.start.Tree)}}
 	}
 	s.next++
-	reply, err := s.r.Broker.Do(ctx, s.p.session, seq, bytes.Clone(request))
+	reply, err := s.r.Broker.Do(ctx, s.p.session, s.p.base+seq, bytes.Clone(request))
 	if errors.Is(err, broker.ErrBroke) {
 		return &fault{wire.Fault{Code: wire.FaultCode(abi.Budget), Message: err.Error()}}
 	}
-	if errors.Is(err, broker.ErrLoop) {
+	if errors.Is(err, broker.ErrLoop) || errors.Is(err, broker.ErrOvergrown) {
 		return &fault{wire.Fault{Code: wire.FaultLimit, Message: err.Error()}}
 	}
 	if err != nil {

@@ -350,6 +350,13 @@ func (r *Runner) Events(id host.RunID, after int64) (list []host.Event, more <-c
 	return r.feed(id).after(after)
 }
 
+// Forget drops what was told of a run.
+func (r *Runner) Forget(id host.RunID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.feeds, id)
+}
+
 func (r *Runner) feed(id host.RunID) *feed {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -16,15 +16,17 @@ type Approval struct {
 	host.Approval
 	BoundMAC   []byte
 	VerdictMAC []byte // nil before a person's yes
-	Detail     []byte // sealed
+	Detail     []byte // sealed with the run's key
+	RunKey     []byte // wrapped; nil for an erased run
 }
 
-const approvalColumns = `approval_id, run_id, call_no, skill, operation, effect, requester, bound_mac, state, why, ceiling_micro, detail_enc, created_at, expires_at, decided_by, decided_at, verdict_mac`
+const approvalColumns = `approval_id, run_id, call_no, skill, operation, effect, requester, bound_mac, state, why, ceiling_micro, detail_enc, created_at, expires_at, decided_by, decided_at, verdict_mac,
+	(SELECT r.key_enc FROM run r WHERE r.ws = approval.ws AND r.run_id = approval.run_id)`
 
 func scanApproval(scan func(...any) error) (Approval, error) {
 	var a Approval
 	var created, expires, decided int64
-	err := scan(&a.ID, &a.Run, &a.Call, &a.Skill, &a.Operation, &a.Effect, &a.Requester, &a.BoundMAC, &a.State, &a.Why, &a.Ceiling, &a.Detail, &created, &expires, &a.DecidedBy, &decided, &a.VerdictMAC)
+	err := scan(&a.ID, &a.Run, &a.Call, &a.Skill, &a.Operation, &a.Effect, &a.Requester, &a.BoundMAC, &a.State, &a.Why, &a.Ceiling, &a.Detail, &created, &expires, &a.DecidedBy, &decided, &a.VerdictMAC, &a.RunKey)
 	a.CreatedAt, a.ExpiresAt, a.DecidedAt = fromMilli(created), fromMilli(expires), fromMilli(decided)
 	return a, err
 }

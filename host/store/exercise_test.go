@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -460,6 +461,10 @@ func TestEveryMethod(t *testing.T) {
 			is("Append", tx.Append("run_1", 1, 3, rec), nil)
 			recs, err4 := tx.Records("run_1")
 			is("Records", recs, rec)
+			part, err8 := tx.RecordsFrom("run_1", 2, 3)
+			is("RecordsFrom", []any{part, err8}, []any{rec[1:], nil})
+			whole, err9 := tx.Segment("run_1")
+			is("Segment", []any{whole, err9}, []any{rec, nil})
 			got, err5 := tx.Run("run_1")
 			is("Run", []any{got.NextSeq, got.JournalBytes, got.Calls, got.Chain}, []any{int64(3), int64(2), 3, abi.Digest{3}})
 			is("SetState", tx.SetState("run_1", host.StateRunning, "", time.Time{}, at, host.StateQueued, host.StateWaiting), nil)
@@ -471,12 +476,12 @@ func TestEveryMethod(t *testing.T) {
 			is("MakeDue", tx.MakeDue(host.WaitBudget, at), nil)
 			is("Due", due, []host.RunID{"run_1"})
 			child := got
-			child.ID, child.Parent = "run_2", "run_1"
+			child.ID, child.Parent, child.Key = "run_2", "run_1", nil
 			is("InsertRun", tx.InsertRun(child), nil)
 			open, err8 := tx.Open("run_1")
 			is("Open", open, []host.RunID{"run_2"})
 			kin, err9 := tx.Kin("run_1", "run_1")
-			is("Kin", kin, store.Kin{Runs: 2, Calls: 3, Children: 1})
+			is("Kin", kin, store.Kin{Runs: 2, Children: 1})
 			tree, err10 := tx.Tree("run_1")
 			is("Tree", []any{len(tree), tree[1].Parent}, []any{2, host.RunID("run_1")})
 			acted, err11 := tx.Acted("run_1")
@@ -484,7 +489,7 @@ func TestEveryMethod(t *testing.T) {
 			is("SetState", tx.SetState("run_1", host.StateWaiting, host.WaitSkill, time.Time{}, at, host.StateWaiting), nil)
 			due, err12 := tx.Due(at, 5)
 			is("Due", due, []host.RunID{"run_2"})
-			is("EndRun", tx.EndRun("run_2", store.End{State: host.StateFailed, At: at}), nil)
+			is("EndRun", tx.EndRun("run_2", store.End{State: host.StateFailed, At: at.Add(100_000 * time.Hour)}), nil) // too late to be erased below
 			is("Append", tx.Append("run_2", 1, 1, []store.Record{{Seq: 1, Body: []byte("b"), Label: []byte("l")}}), host.ErrConflict)
 			due, err13 := tx.Due(at, 5)
 			is("Due", due, []host.RunID{"run_1"})
@@ -496,10 +501,21 @@ func TestEveryMethod(t *testing.T) {
 			t.Errorf("a record out of order: %v", err)
 		}
 		in(func(tx *store.Tx) error {
+			next := []store.Record{{Seq: 3, Call: 4, Kind: "CONTINUE", Version: 1, Time: at, Body: []byte("n"), Label: []byte("l"), Chain: abi.Digest{4}}}
+			is("Append", tx.Append("run_1", 3, 4, next), nil)
+			marks, err := tx.Marks("run_1")
+			is("Marks", marks, []store.Mark{{Seq: 3, Call: 4, Time: at}})
+			recs, err2 := tx.Segment("run_1")
+			is("Segment", recs, next)
+			return errors.Join(err, err2)
+		})
+		in(func(tx *store.Tx) error {
 			a := store.Approval{
 				Approval: host.Approval{ID: "appr_1", Run: "run_1", Call: 1, Skill: "s", Operation: "o", Effect: "send", State: host.ApprovalPending, Why: "w", Ceiling: 3, CreatedAt: at, ExpiresAt: at.Add(time.Hour), Requester: ann.ID},
-				BoundMAC: []byte("m"), Detail: []byte("d"),
+				BoundMAC: []byte("m"), Detail: []byte("d"), RunKey: []byte("key"),
 			}
+			key, err := tx.RunKey("run_1")
+			is("RunKey", []any{key, err}, []any{a.RunKey, nil})
 			is("InsertApproval", tx.InsertApproval(a), nil)
 			got, err := tx.Approval("appr_1")
 			is("Approval", got, a)
@@ -565,6 +581,30 @@ func TestEveryMethod(t *testing.T) {
 			is("Costs", costs, []abi.MicroUSD{24})
 			return errors.Join(err, err2, err3, err4, err5)
 		})
+		in(func(tx *store.Tx) error { // the form that an erased run has
+			later := at.Add(time.Hour)
+			list, err := tx.Erasable(later, 5)
+			is("Erasable", list, []host.RunID{"run_1"})
+			is("InsertRun", tx.InsertRun(newRun("run_3")), nil)
+			is("EraseRun", tx.EraseRun("run_3", sha, later), host.ErrConflict) // it has not ended
+			is("EraseRun", tx.EraseRun("run_1", sha, later), nil)
+			is("EraseRun", tx.EraseRun("run_1", sha, later), host.ErrConflict)
+			list, err2 := tx.Erasable(later, 5)
+			is("Erasable", list, []host.RunID(nil))
+			r, err3 := tx.Run("run_1")
+			is("EraseRun", []any{r.Key, len(r.Start), len(r.StartLabel), r.Result, r.ResultLabel, r.Genesis, r.ErasedAt}, []any{[]byte(nil), 0, 0, []byte(nil), []byte(nil), sha, later})
+			recs, err4 := tx.Segment("run_1")
+			is("Segment", len(recs), 1)
+			recs, err7 := tx.Records("run_1")
+			for i, content := range []string{"b", "c", "n"} {
+				is("EraseRun", []any{len(recs[i].Body), len(recs[i].Label), recs[i].BodySum, recs[i].Erased()}, []any{0, 0, abi.Digest(sha256.Sum256([]byte(content))), true})
+			}
+			marks, err5 := tx.Marks("run_1")
+			is("Marks", len(marks), 1)
+			a, err6 := tx.Approval("appr_1")
+			is("EraseRun", []any{len(a.Detail), a.RunKey}, []any{0, []byte(nil)})
+			return errors.Join(err, err2, err3, err4, err5, err6, err7)
+		})
 		in(func(tx *store.Tx) error {
 			label, size, err := tx.KVNamespace("n")
 			is("KVNamespace", []any{label, size}, []any{[]byte(nil), int64(0)})
@@ -579,6 +619,17 @@ func TestEveryMethod(t *testing.T) {
 			is("KVList", list, []store.KV{v})
 			label, size, err4 := tx.KVNamespace("n")
 			is("KVNamespace", []any{label, size}, []any{[]byte("l2"), int64(3)})
+			old := []byte("other")
+			runs, err5 := tx.OldRunKeys(old, 5)
+			is("OldRunKeys", []any{runs, err5}, []any{map[host.RunID][]byte{"run_3": []byte("key")}, nil}) // run_1 is erased
+			is("PutRunKey", tx.PutRunKey("run_3", []byte("other key")), nil)
+			is("PutRunKey", tx.PutRunKey("run_1", []byte("other key")), host.ErrConflict)
+			runs, err5 = tx.OldRunKeys(old, 5)
+			is("OldRunKeys", []any{runs, err5}, []any{map[host.RunID][]byte{}, nil})
+			spaces, values, err6 := tx.OldKV(old, 5)
+			is("OldKV", []any{spaces, values, err6}, []any{[]string{"n"}, []store.KV{v}, nil})
+			labels, err7 := tx.OldKVNamespaces(old, 5)
+			is("OldKVNamespaces", []any{labels, err7}, []any{map[string][]byte{"n": []byte("l2")}, nil})
 			is("DeleteKV", tx.DeleteKV("n", []byte("m")), nil)
 			_, gone := tx.KV("n", []byte("m"))
 			is("KV", gone, host.ErrNotFound)
@@ -602,6 +653,18 @@ func TestEveryMethod(t *testing.T) {
 			is("LastCheckpoint", []any{size, when, note}, []any{int64(3), at, []byte("note")})
 			return errors.Join(err, err2, err3, err4)
 		})
+		in(func(tx *store.Tx) error {
+			held, voided, err := tx.Restored(at)
+			is("Restored", []any{held, voided, err}, []any{int64(1), 0, nil})
+			r, err := tx.Run("run_3")
+			is("Restored", []any{r.State, r.Wait, r.WakeAt}, []any{host.StateWaiting, host.WaitRestored, time.Time{}})
+			due, err2 := tx.Due(at.AddDate(1, 0, 0), 5)
+			is("Due", due, []host.RunID(nil))
+			return errors.Join(err, err2)
+		})
+		if err := s.Write(t.Context(), putPrincipal("late")); !errors.Is(err, store.ErrFenced) {
+			t.Errorf("a write after Restored: %v", err)
+		}
 		for i := range reflect.TypeFor[*store.Tx]().NumMethod() {
 			if m := reflect.TypeFor[*store.Tx]().Method(i).Name; !called[m] {
 				t.Errorf("%s was not called: add it", m)

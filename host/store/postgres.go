@@ -69,6 +69,9 @@ type PostgresConfig struct {
 	Password vault.Secret
 	// Term of the lease, 0 means DefaultTerm.
 	Term time.Duration
+	// Blobs is the directory of bodies that are too large for a row. Whoever may take the
+	// workspace over must reach the same one.
+	Blobs string
 }
 
 // OpenPostgres opens the workspace in a database that Provision has prepared, and
@@ -86,6 +89,7 @@ func OpenPostgres(ctx context.Context, c PostgresConfig, ws host.Workspace, hold
 		return nil, err
 	}
 	s := newStore(ws, postgres, "PostgreSQL at "+conf.Host+", database "+conf.Database+", role "+conf.User)
+	s.blobs = blobs(c.Blobs)
 	defer func() {
 		if err != nil {
 			_ = s.release()

@@ -3,7 +3,9 @@ package store
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -26,21 +28,22 @@ type Run struct {
 	Result         []byte // sealed; nil before the end
 	ResultLabel    []byte // sealed
 	ReceiptLeaf    int64
+	Genesis        abi.Digest // of an erased run: the head of its chain before the first record
 }
 
 const runColumns = `run_id, root_run, parent_run, on_behalf_of, skill, module_sha256, image_sha256, abi_version, engine, config_sha256, manifest_sha256,
 	state, wait_kind, wake_at, attended, budget_micro, estimate, key_enc, start_enc, label_enc, next_seq, journal_bytes, chain_sha256, calls,
-	created_at, started_at, ended_at, result_enc, result_label_enc, failure, receipt, receipt_leaf`
+	created_at, started_at, ended_at, result_enc, result_label_enc, failure, receipt, receipt_leaf, erased_at, genesis_sha256`
 
 func (tx *Tx) scanRun(scan func(...any) error) (Run, error) {
 	var r Run
 	var by host.PrincipalID
-	var module, image, config, manifest, chain []byte
+	var module, image, config, manifest, chain, genesis []byte
 	var estimate string
-	var wake, created, started, ended int64
+	var wake, created, started, ended, erased int64
 	err := scan(&r.ID, &r.Root, &r.Parent, &by, &r.Skill, &module, &image, &r.ABI, &r.Engine, &config, &manifest,
 		&r.State, &r.Wait, &wake, &r.Attended, &r.Budget, &estimate, &r.Key, &r.Start, &r.StartLabel, &r.NextSeq, &r.JournalBytes, &chain, &r.Calls,
-		&created, &started, &ended, &r.Result, &r.ResultLabel, &r.Failure, &r.Receipt, &r.ReceiptLeaf)
+		&created, &started, &ended, &r.Result, &r.ResultLabel, &r.Failure, &r.Receipt, &r.ReceiptLeaf, &erased, &genesis)
 	if err != nil {
 		return r, err
 	}
@@ -49,9 +52,10 @@ func (tx *Tx) scanRun(scan func(...any) error) (Run, error) {
 	copy(r.ConfigSHA256[:], config)
 	copy(r.ManifestSHA256[:], manifest)
 	copy(r.Chain[:], chain)
+	copy(r.Genesis[:], genesis)
 	r.Workspace = tx.ws
 	r.OnBehalfOf.ID = by
-	r.WakeAt, r.CreatedAt, r.StartedAt, r.EndedAt = fromMilli(wake), fromMilli(created), fromMilli(started), fromMilli(ended)
+	r.WakeAt, r.CreatedAt, r.StartedAt, r.EndedAt, r.ErasedAt = fromMilli(wake), fromMilli(created), fromMilli(started), fromMilli(ended), fromMilli(erased)
 	if r.ReceiptLeaf >= 0 {
 		r.ReceiptID = host.ReceiptID(fmt.Sprintf("rcpt_%d", r.ReceiptLeaf))
 	}
@@ -150,13 +154,13 @@ func (tx *Tx) Tree(root host.RunID) ([]Run, error) {
 // Kin is how large a tree of runs is.
 type Kin struct {
 	Runs     int // of the root, itself included
-	Calls    int // host calls of all of them
+	Calls    int // host calls of all but the root
 	Children int // runs that one of them has called
 }
 
 // Kin counts the runs of a root and the children of one of them.
 func (tx *Tx) Kin(root, parent host.RunID) (k Kin, err error) {
-	err = tx.row(`SELECT COUNT(*), CAST(COALESCE(SUM(calls), 0) AS BIGINT), COUNT(CASE WHEN parent_run = ? THEN 1 END) FROM run WHERE ws = ? AND root_run = ?`,
+	err = tx.row(`SELECT COUNT(*), CAST(COALESCE(SUM(CASE WHEN run_id <> root_run THEN calls ELSE 0 END), 0) AS BIGINT), COUNT(CASE WHEN parent_run = ? THEN 1 END) FROM run WHERE ws = ? AND root_run = ?`,
 		parent, tx.ws, root).Scan(&k.Runs, &k.Calls, &k.Children)
 	return k, absent(err)
 }
@@ -271,7 +275,17 @@ type Record struct {
 	Body    []byte // sealed
 	Label   []byte // sealed
 	Chain   abi.Digest
+	// Blob names the file of a body over MaxInline (see Ref); empty: it is in the row.
+	Blob string
+	// Lost says why the file could not be read; Body is nil then.
+	Lost string
+	// BodySum and LabelSum are the SHA-256 of what an erased record held; zero for one
+	// that holds it.
+	BodySum, LabelSum abi.Digest
 }
+
+// Erased reports whether the record's content is gone for good.
+func (r *Record) Erased() bool { return r.BodySum != abi.Digest{} }
 
 // Append adds records to a run's journal. first must be the run's next sequence
 // number, so that two writers of one run cannot both succeed.
@@ -280,10 +294,21 @@ func (tx *Tx) Append(id host.RunID, first int64, calls uint32, recs []Record) er
 		return nil
 	}
 	size := 0
-	err := tx.insert(`INSERT INTO journal (ws, run_id, seq, call_no, kind, rec_ver, epoch, ts, body_enc, label_enc, chain_sha256) VALUES `, len(recs), func(i int) []any {
+	for i := range recs { // the files first: no row may refer to one that a crash can take
+		if r := &recs[i]; r.Blob != "" {
+			if err := tx.blobs.put(id, r.Blob, r.Body); err != nil {
+				return err
+			}
+		}
+	}
+	err := tx.insert(`INSERT INTO journal (ws, run_id, seq, call_no, kind, rec_ver, epoch, ts, body_enc, label_enc, chain_sha256, blob_ref) VALUES `, len(recs), func(i int) []any {
 		r := &recs[i]
 		size += len(r.Body)
-		return []any{tx.ws, id, r.Seq, r.Call, r.Kind, r.Version, tx.epoch, r.Time.UnixNano(), r.Body, r.Label, r.Chain[:]}
+		body := r.Body
+		if r.Blob != "" {
+			body = []byte{}
+		}
+		return []any{tx.ws, id, r.Seq, r.Call, r.Kind, r.Version, tx.epoch, r.Time.UnixNano(), body, r.Label, r.Chain[:], r.Blob}
 	})
 	if err != nil {
 		return fmt.Errorf("store: journal: %w", err)
@@ -295,19 +320,89 @@ func (tx *Tx) Append(id host.RunID, first int64, calls uint32, recs []Record) er
 		last.Seq+1, size, last.Chain[:], calls, calls, tx.ws, id, first)
 }
 
-// Records returns a run's journal in order.
-func (tx *Tx) Records(id host.RunID) (list []Record, err error) {
+// Records returns a run's journal in order, all of its segments.
+func (tx *Tx) Records(id host.RunID) ([]Record, error) {
+	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? ORDER BY seq`, tx.ws, id)
+}
+
+// Segment returns the records of a run's current segment: from the last one of the kind
+// CONTINUE on, or all.
+func (tx *Tx) Segment(id host.RunID) ([]Record, error) {
+	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? AND seq >=
+		COALESCE((SELECT MAX(seq) FROM journal WHERE ws = ? AND run_id = ? AND kind = 'CONTINUE'), 0) ORDER BY seq`, tx.ws, id, tx.ws, id)
+}
+
+// RecordsFrom returns the records of a run with sequence numbers from first on and
+// below end.
+func (tx *Tx) RecordsFrom(id host.RunID, first, end int64) ([]Record, error) {
+	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? AND seq >= ? AND seq < ? ORDER BY seq`, tx.ws, id, first, end)
+}
+
+// Mark is where a segment of a run begins.
+type Mark struct {
+	Seq  int64
+	Call uint32 // the last one before it
+	Time time.Time
+}
+
+// Marks lists where the segments after the first begin.
+func (tx *Tx) Marks(id host.RunID) (list []Mark, err error) {
+	err = tx.each(func(rows *sql.Rows) error {
+		var m Mark
+		var ts int64
+		if err := rows.Scan(&m.Seq, &m.Call, &ts); err != nil {
+			return err
+		}
+		m.Time = time.Unix(0, ts).UTC()
+		list = append(list, m)
+		return nil
+	}, `SELECT seq, call_no, ts FROM journal WHERE ws = ? AND run_id = ? AND kind = 'CONTINUE' ORDER BY seq`, tx.ws, id)
+	return list, err
+}
+
+const recordColumns = `seq, call_no, kind, rec_ver, ts, body_enc, label_enc, chain_sha256, blob_ref, body_sha256, label_sha256`
+
+func (tx *Tx) records(id host.RunID, query string, args ...any) (list []Record, err error) {
 	err = tx.each(func(rows *sql.Rows) error {
 		var r Record
 		var ts int64
-		var chain []byte
-		if err := rows.Scan(&r.Seq, &r.Call, &r.Kind, &r.Version, &ts, &r.Body, &r.Label, &chain); err != nil {
+		var chain, body, label []byte
+		if err := rows.Scan(&r.Seq, &r.Call, &r.Kind, &r.Version, &ts, &r.Body, &r.Label, &chain, &r.Blob, &body, &label); err != nil {
 			return err
 		}
 		r.Time = time.Unix(0, ts).UTC()
 		copy(r.Chain[:], chain)
+		copy(r.BodySum[:], body)
+		copy(r.LabelSum[:], label)
 		list = append(list, r)
 		return nil
-	}, `SELECT seq, call_no, kind, rec_ver, ts, body_enc, label_enc, chain_sha256 FROM journal WHERE ws = ? AND run_id = ? ORDER BY seq`, tx.ws, id)
+	}, query, args...)
+	for i := range list {
+		if r := &list[i]; r.Blob != "" && !r.Erased() {
+			if r.Body, err = tx.blobs.get(id, r.Blob); err != nil {
+				r.Body, r.Lost, err = nil, lost(err), nil
+			}
+		}
+	}
 	return list, err
+}
+
+// lost says why a file cannot be read, without its path.
+func lost(err error) string {
+	if errors.Is(err, fs.ErrNotExist) {
+		return "its file is missing"
+	}
+	return "its file cannot be read"
+}
+
+// blobRefs are the files that the records of a run refer to.
+func (tx *Tx) blobRefs(id host.RunID) (map[string]bool, error) {
+	refs := map[string]bool{}
+	err := tx.each(func(rows *sql.Rows) error {
+		var ref string
+		err := rows.Scan(&ref)
+		refs[ref] = true
+		return err
+	}, `SELECT blob_ref FROM journal WHERE ws = ? AND run_id = ? AND blob_ref <> ''`, tx.ws, id)
+	return refs, err
 }

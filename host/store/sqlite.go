@@ -56,6 +56,7 @@ func openSQLite(ctx context.Context, path string, ws host.Workspace, holder stri
 		return nil, err
 	}
 	s := newStore(ws, sqlite, "SQLite")
+	s.blobs = blobs(filepath.Join(filepath.Dir(path), "blobs"))
 	// Nothing here waits for another machine. And for each statement of a context that
 	// can end, the driver starts a goroutine: a sixth of the time of an effect.
 	s.life = context.Background()

@@ -42,6 +42,7 @@ type Store struct {
 	epoch int64
 	d     *dialect
 	place string
+	blobs blobs // of bodies that are too large for a row
 
 	writer *sql.DB
 	conn   *sql.Conn // the only one that writes; used by whoever has the turn
@@ -165,7 +166,7 @@ func (s *Store) Read(ctx context.Context, fn func(*Tx) error) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: plainQuerier{tx, s.d}})
+	return fn(&Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, blobs: s.blobs, q: plainQuerier{tx, s.d}})
 }
 
 // readInTurn reads on the writer's connection, between two commits.
@@ -179,7 +180,7 @@ func (s *Store) readInTurn(ctx context.Context, fn func(*Tx) error) error {
 	if err := s.Reason(); err != nil {
 		return err
 	}
-	tx := &Tx{ctx: s.life, ws: s.ws, epoch: s.epoch, q: connQuerier{s}}
+	tx := &Tx{ctx: s.life, ws: s.ws, epoch: s.epoch, blobs: s.blobs, q: connQuerier{s}}
 	if err := errors.Join(tx.exec("PRAGMA query_only = 1"), tx.exec("BEGIN")); err != nil {
 		s.end(fmt.Errorf("store: begin of a read: %w", err))
 		return s.Reason()
@@ -218,7 +219,7 @@ func (s *Store) keep() {
 // that is due. A second error is final for the store.
 func (s *Store) commit(batch []*job) (results []error, final error) {
 	ctx := s.life // a cancelled caller must not tear a shared commit
-	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, q: s.d.writing(s), tail: &s.tail}
+	tx := &Tx{ctx: ctx, ws: s.ws, epoch: s.epoch, blobs: s.blobs, q: s.d.writing(s), tail: &s.tail}
 	if err := s.d.control(s, s.d.begin); err != nil {
 		return nil, fmt.Errorf("store: begin: %w", err)
 	}

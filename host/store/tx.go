@@ -16,6 +16,7 @@ type Tx struct {
 	ctx   context.Context
 	ws    host.Workspace
 	epoch int64
+	blobs blobs
 	q     querier
 
 	tail *tail // of the audit log; nil when reading only

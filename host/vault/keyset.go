@@ -7,7 +7,9 @@
 //  2. A sealed value opens only where it was sealed for: workspace, table, column,
 //     row and record version are authenticated with it.
 //  3. A run's values are sealed under a key of that run, so that deleting the
-//     wrapped key erases them, in backups too.
+//     wrapped key erases them, in every copy that has not the wrapped key.
+//  4. What an earlier key of the set sealed opens after a rotation, and the file is
+//     replaced as a whole or not at all.
 //
 // It knows keys, sealing and which credential belongs to which origin. It must not
 // know why something is sealed or sent.
@@ -15,11 +17,13 @@ package vault
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"sync/atomic"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/aead/subtle"
@@ -37,17 +41,24 @@ import (
 // Keyset is the workspace's own keys. It is safe for concurrent use.
 type Keyset struct {
 	ws   host.Workspace
-	aead tink.AEAD
+	file *keysetFile // where it lies, and how that is sealed
+	seal *atomic.Pointer[sealing]
 	mac  tink.MAC
 	prf  *prf.Set
 	note Secret // signing key of checkpoints, in note's own encoding
 	vkey string // and its public half
 }
 
-// keysetFile is the file's form. Each field is a Tink keyset or, for checkpoints,
-// a key of x/mod/sumdb/note. The file's protection is its mode, 0600, and where it
-// lies; an operator with a KMS wraps it (not in this version).
-type keysetFile struct {
+// sealing is what rotation replaces.
+type sealing struct {
+	aead   tink.AEAD
+	prefix []byte // of what the primary key seals
+	keys   int
+}
+
+// keysetText is the clear form. Each field is a Tink keyset or, for checkpoints, a key
+// of x/mod/sumdb/note.
+type keysetText struct {
 	Version   int             `json:"version"`
 	Workspace string          `json:"workspace"`
 	AEAD      json.RawMessage `json:"aead"`
@@ -61,30 +72,14 @@ type keysetFile struct {
 // flipped bit look alike.
 var ErrOpen = errors.New("vault: a sealed value does not open")
 
-// OpenKeyset reads the keyset at path, or makes one if there is none. It refuses a
-// file that others can read and one of another workspace.
+// OpenKeyset reads the keyset at path, in clear text, or makes one if there is none. It
+// refuses a file that others can read and one of another workspace.
 func OpenKeyset(path string, ws host.Workspace) (*Keyset, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		if b, err = newKeysetFile(ws); err == nil {
-			err = writeOnce(path, b)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("keyset %s: %w", path, err)
-	}
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("keyset: %w", err)
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("keyset %s is readable by others (mode %04o): chmod 600 it, and if others could have read it, start with a new workspace", path, st.Mode().Perm())
-	}
-	return parseKeyset(b, ws)
+	return OpenKeysetWith(context.Background(), path, ws, nil, 0)
 }
 
-func newKeysetFile(ws host.Workspace) ([]byte, error) {
-	f := keysetFile{Version: 1, Workspace: string(ws)}
+func newKeysetText(ws host.Workspace) ([]byte, error) {
+	f := keysetText{Version: 1, Workspace: string(ws)}
 	var err error
 	clear := func(h *keyset.Handle, e error) json.RawMessage {
 		var b bytes.Buffer
@@ -104,22 +99,13 @@ func newKeysetFile(ws host.Workspace) ([]byte, error) {
 	return json.Marshal(f)
 }
 
-// writeOnce creates the file durably and never overwrites one.
-func writeOnce(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if d, e := os.Open(filepath.Dir(path)); e == nil {
-		err = errors.Join(err, d.Sync(), d.Close())
-	}
-	return err
+// handle reads one clear keyset.
+func handle(raw json.RawMessage) (*keyset.Handle, error) {
+	return insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(raw)))
 }
 
 func parseKeyset(b []byte, ws host.Workspace) (*Keyset, error) {
-	var f keysetFile
+	var f keysetText
 	if err := json.Unmarshal(b, &f); err != nil {
 		return nil, fmt.Errorf("keyset: %w", err)
 	}
@@ -129,28 +115,37 @@ func parseKeyset(b []byte, ws host.Workspace) (*Keyset, error) {
 	if f.Workspace != string(ws) {
 		return nil, fmt.Errorf("keyset: it belongs to workspace %q, not %q", f.Workspace, ws)
 	}
-	var err error
-	open := func(raw json.RawMessage) *keyset.Handle {
-		h, e := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(raw)))
-		err = errors.Join(err, e)
-		return h
-	}
-	ah, mh, ph := open(f.AEAD), open(f.MAC), open(f.PRF)
-	if err != nil {
+	mh, e1 := handle(f.MAC)
+	ph, e2 := handle(f.PRF)
+	if err := errors.Join(e1, e2); err != nil {
 		return nil, fmt.Errorf("keyset: %w", err)
 	}
-	k := &Keyset{ws: ws, note: NewSecret(f.Signer), vkey: f.Verifier}
-	var e1, e2, e3 error
-	k.aead, e1 = aead.New(ah)
-	k.mac, e2 = mac.New(mh)
-	k.prf, e3 = prf.NewPRFSet(ph)
-	if err := errors.Join(e1, e2, e3); err != nil {
+	k := &Keyset{ws: ws, seal: &atomic.Pointer[sealing]{}, note: NewSecret(f.Signer), vkey: f.Verifier}
+	k.mac, e1 = mac.New(mh)
+	k.prf, e2 = prf.NewPRFSet(ph)
+	if err := errors.Join(e1, e2, k.use(f.AEAD)); err != nil {
 		return nil, fmt.Errorf("keyset: %w", err)
 	}
 	if _, err := note.NewSigner(f.Signer); err != nil {
 		return nil, fmt.Errorf("keyset: checkpoint signer: %w", err)
 	}
 	return k, nil
+}
+
+// use puts a set of sealing keys in force.
+func (k *Keyset) use(raw json.RawMessage) error {
+	h, err := handle(raw)
+	if err != nil {
+		return err
+	}
+	a, err := aead.New(h)
+	if err != nil {
+		return err
+	}
+	info := h.KeysetInfo()
+	prefix := binary.BigEndian.AppendUint32([]byte{1}, info.GetPrimaryKeyId()) // of Tink's wire format
+	k.seal.Store(&sealing{aead: a, prefix: prefix, keys: len(info.GetKeyInfo())})
+	return nil
 }
 
 // Slot says where a sealed value lives: the table, the column, the row's key and
@@ -166,12 +161,12 @@ func (s Slot) aad(ws host.Workspace) []byte {
 
 // Seal encrypts a value of the workspace for one slot.
 func (k *Keyset) Seal(s Slot, plain []byte) ([]byte, error) {
-	return k.aead.Encrypt(plain, s.aad(k.ws))
+	return k.seal.Load().aead.Encrypt(plain, s.aad(k.ws))
 }
 
 // Open decrypts what Seal made for the same slot.
 func (k *Keyset) Open(s Slot, sealed []byte) ([]byte, error) {
-	b, err := k.aead.Decrypt(sealed, s.aad(k.ws))
+	b, err := k.seal.Load().aead.Decrypt(sealed, s.aad(k.ws))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s.%s", ErrOpen, s.Table, s.Column)
 	}
@@ -210,17 +205,19 @@ func (k *Keyset) Verifier() string { return k.vkey }
 
 // RunKey seals the values of one run.
 type RunKey struct {
-	ws   host.Workspace
+	set  *Keyset
 	run  host.RunID
 	aead tink.AEAD
 }
 
 const runKeySize = 32
 
+func runKeySlot(run host.RunID) Slot { return Slot{"run", "key", string(run), 1} }
+
 // NewRunKey makes a run's key. wrapped is what to store.
 func (k *Keyset) NewRunKey(run host.RunID) (key *RunKey, wrapped []byte, err error) {
 	dek := random.GetRandomBytes(runKeySize)
-	if wrapped, err = k.Seal(Slot{"run", "key", string(run), 1}, dek); err != nil {
+	if wrapped, err = k.Seal(runKeySlot(run), dek); err != nil {
 		return nil, nil, err
 	}
 	key, err = k.runKey(run, dek)
@@ -229,7 +226,7 @@ func (k *Keyset) NewRunKey(run host.RunID) (key *RunKey, wrapped []byte, err err
 
 // OpenRunKey unwraps a stored key.
 func (k *Keyset) OpenRunKey(run host.RunID, wrapped []byte) (*RunKey, error) {
-	dek, err := k.Open(Slot{"run", "key", string(run), 1}, wrapped)
+	dek, err := k.Open(runKeySlot(run), wrapped)
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +241,7 @@ func (k *Keyset) runKey(run host.RunID, dek []byte) (*RunKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &RunKey{k.ws, run, a}, nil
+	return &RunKey{k, run, a}, nil
 }
 
 // Seal encrypts a value of the run for one slot.
@@ -261,8 +258,15 @@ func (k *RunKey) Open(s Slot, sealed []byte) ([]byte, error) {
 	return b, nil
 }
 
+// BlobID is a keyed hash of a plain text under the workspace's key: it names a file
+// and tells nothing of what is in it.
+func (k *RunKey) BlobID(plain []byte) ([]byte, error) {
+	sum := sha256.Sum256(plain)
+	return k.set.MAC("blob/1", sum[:])
+}
+
 func (k *RunKey) aad(s Slot) []byte {
-	return append(s.aad(k.ws), "|"+string(k.run)...)
+	return append(s.aad(k.set.ws), "|"+string(k.run)...)
 }
 
 // The types of this package cannot be printed: by no verb, a wrong one included,

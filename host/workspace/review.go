@@ -35,6 +35,9 @@ func (w *Workspace) Approval(ctx context.Context, _ host.Caller, id host.Approva
 		return v, noApproval(err)
 	}
 	d, err := w.openApproval(&row)
+	if errors.Is(err, approval.ErrErased) {
+		return v, &host.Problem{Kind: host.ErrNotFound, Code: "APPROVAL_ERASED", Detail: "what this approval showed was erased with its run", Remedy: "the audit log has who answered it and when"}
+	}
 	if err != nil {
 		return v, err
 	}
@@ -238,7 +241,7 @@ func (w *Workspace) Resolve(ctx context.Context, c host.Caller, id host.RunID, i
 }
 
 func (w *Workspace) journal(tx *store.Tx, row *store.Run) (*journal.Log, error) {
-	recs, err := tx.Records(row.ID)
+	recs, err := tx.Segment(row.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -357,13 +360,22 @@ func heads(tx *store.Tx, id host.RunID) (map[int64]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	recs, err := tx.Records(id)
+	marks, err := tx.Marks(id)
 	if err != nil {
 		return nil, err
 	}
-	m[0] = journal.Genesis(&run).String()
-	for i, h := range journal.Heads(&run, recs) {
-		m[recs[i].Seq] = h.String()
+	head, first := journal.Genesis(&run), int64(1)
+	m[0] = head.String()
+	for _, end := range append(marks, store.Mark{Seq: run.NextSeq}) { // a segment at a time is in memory
+		recs, err := tx.RecordsFrom(id, first, end.Seq)
+		if err != nil {
+			return nil, err
+		}
+		for i := range recs {
+			head = journal.Link(head, &recs[i])
+			m[recs[i].Seq] = head.String()
+		}
+		first = end.Seq
 	}
 	return m, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/approval"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
@@ -21,6 +22,7 @@ import (
 	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/host/spend"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/vault"
 )
 
 // defaultBudget is a run's ceiling where nobody names one.
@@ -61,6 +63,9 @@ func (w *Workspace) estimate(tx *store.Tx, module abi.Digest, manifest *abi.Mani
 
 // StartRun implements api.Backend.
 func (w *Workspace) StartRun(ctx context.Context, c host.Caller, in api.StartInput) (host.Run, error) {
+	if err := w.keys.Stale(w.Now()); err != nil {
+		return host.Run{}, &host.Problem{Kind: host.ErrOverload, Code: "KEYS", Detail: err.Error(), Remedy: "nothing new is started until the key service answers again"}
+	}
 	m, manifest, err := w.module(ctx, in.Skill)
 	if err != nil {
 		return host.Run{}, err
@@ -114,7 +119,7 @@ func (w *Workspace) fresh(m store.Module, manifest *abi.Manifest, r host.Run, in
 		r.Root = r.ID
 	}
 	row := store.Run{Run: r, Engine: m.Engine, ManifestSHA256: sha256.Sum256([]byte(m.Manifest))}
-	start := runner.Start{Limits: manifest.Limits.Or(abi.DefaultLimits()).Min(abi.DefaultLimits()), Seed: make([]byte, 32), TimeNS: now.UnixNano(), Input: input, Tree: tree}
+	start := runner.Start{Limits: manifest.Limits.Or(abi.DefaultLimits()).Min(abi.DefaultLimits()), Seed: make([]byte, 32), TimeNS: now.UnixNano(), Input: input, Tree: tree, Growth: w.Operator.Growth.Or(host.DefaultGrowth())}
 	_, _ = rand.Read(start.Seed) // never fails (crypto/rand)
 	return row, w.sealStart(&row, start)
 }
@@ -201,6 +206,7 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 	var row store.Run
 	var recs []store.Record
 	var tree []store.Run
+	var marks []store.Mark
 	err = w.store.Read(ctx, func(tx *store.Tx) error {
 		if row, err = tx.Run(id); err != nil {
 			return err
@@ -208,24 +214,39 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		if tree, err = tx.Tree(row.Root); err != nil {
 			return err
 		}
-		recs, err = tx.Records(id)
+		if marks, err = tx.Marks(id); err != nil {
+			return err
+		}
+		recs, err = tx.Segment(id)
 		return err
 	})
 	if err != nil {
 		return v, noRun(err)
+	}
+	v = api.RunView{Run: row.Run, Module: row.Module.String(), Log: []host.CallView{}, Records: row.NextSeq - 1, JournalBytes: row.JournalBytes, Segments: segments(row, marks)}
+	if !row.ErasedAt.IsZero() {
+		v.Notice = "the content was erased; the records' headers and digests are kept"
+		return v, nil
 	}
 	key, err := w.keys.OpenRunKey(id, row.Key)
 	if err != nil {
 		return v, err
 	}
 	log, err := journal.Open(&row, key, recs)
+	if errors.Is(err, journal.ErrCorrupt) { // the run is of no use, and people have to see why
+		v.Notice = "quarantined: " + err.Error()
+		return v, nil
+	}
 	if err != nil {
 		return v, err
 	}
-	v = api.RunView{Run: row.Run, Module: row.Module.String(), Log: broker.Views(log.Entries())}
 	v.Waiting = w.waiting(&row, log)
 	for i := range tree {
 		v.Tree = append(v.Tree, node(&tree[i]))
+	}
+	v.Log = broker.Views(log.Entries())
+	if v.Notice, err = w.notice(&row, key, log); err != nil {
+		return v, err
 	}
 	if row.Result == nil {
 		return v, nil
@@ -262,6 +283,32 @@ func (w *Workspace) waiting(row *store.Run, log *journal.Log) *host.WaitView {
 		}
 	}
 	return v
+}
+
+// segments says where each segment begins, for a run that has more than one.
+func segments(row store.Run, marks []store.Mark) (list []api.Segment) {
+	if len(marks) == 0 {
+		return nil
+	}
+	list = []api.Segment{{Number: 1, Since: row.StartedAt}}
+	for i, m := range marks {
+		list[i].Calls = m.Call - list[i].After
+		list = append(list, api.Segment{Number: i + 2, Since: m.Time, After: m.Call})
+	}
+	return list
+}
+
+// notice tells that a run's journal is large.
+func (w *Workspace) notice(row *store.Run, key *vault.RunKey, log *journal.Log) (string, error) {
+	plain, err := key.Open(runner.StartSlot(row.ID), row.Start)
+	if err != nil {
+		return "", err
+	}
+	var start runner.Start
+	if err := json.Unmarshal(plain, &start); err != nil {
+		return "", err
+	}
+	return start.Growth.Or(host.DefaultGrowth()).Notice(log.Size()), nil
 }
 
 // CancelRun implements api.Backend.
@@ -313,7 +360,7 @@ func (w *Workspace) Approvals(ctx context.Context, _ host.Caller, state host.App
 		return err
 	})
 	for i := range rows {
-		if _, err := w.openApproval(&rows[i]); err != nil {
+		if _, err := w.openApproval(&rows[i]); err != nil && !errors.Is(err, approval.ErrErased) {
 			return nil, err
 		}
 		list = append(list, rows[i].Approval)

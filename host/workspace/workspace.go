@@ -46,6 +46,8 @@ type Config struct {
 	// Postgres keeps the state in PostgreSQL; nil means SQLite in Dir.
 	Postgres *store.PostgresConfig
 	Operator *config.Operator
+	// KEK seals the keyset's file; nil leaves it in clear text.
+	KEK vault.KEK
 	// World builds the connectors for a configuration.
 	World    func(*config.Workspace) (broker.World, error)
 	Compiler module.Compiler
@@ -74,6 +76,14 @@ type Workspace struct {
 	expiry func() time.Time // what approvals expire by
 
 	apply sync.Mutex // one change of configuration at a time
+
+	keep sync.Mutex
+	kept time.Time // when housekeep last ran
+
+	rewrapping atomic.Bool // rows that an earlier key sealed may be left
+	confirming atomic.Bool
+	aside      sync.WaitGroup // what Close waits for
+	unscrubbed atomic.Bool    // the database's log still has to be written back after an erasure
 }
 
 // Open takes the workspace over and goes on with its runs.
@@ -96,9 +106,11 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 			err = errors.Join(err, w.store.Close())
 		}
 	}()
-	if w.keys, err = vault.OpenKeyset(filepath.Join(c.Dir, "keyset.json"), c.Name); err != nil {
+	if w.keys, err = vault.OpenKeysetWith(ctx, filepath.Join(c.Dir, "keyset.json"), c.Name, c.KEK, c.Operator.Keys.Cache); err != nil {
 		return nil, err
 	}
+	w.keys.Confirm(ctx, c.Now())          // it was opened just now: the cache's time begins
+	w.rewrapping.Store(w.keys.Keys() > 1) // a rotation may have been cut off
 	if err := w.seed(ctx); err != nil {
 		return nil, err
 	}
@@ -130,7 +142,9 @@ func openStore(ctx context.Context, c Config) (*store.Store, error) {
 	}
 	holder := fmt.Sprintf("monroed pid %d on %s since %s", os.Getpid(), name, c.Now().UTC().Format(time.RFC3339))
 	if c.Postgres != nil {
-		return store.OpenPostgres(ctx, *c.Postgres, c.Name, holder)
+		where := *c.Postgres
+		where.Blobs = filepath.Join(c.Dir, "blobs")
+		return store.OpenPostgres(ctx, where, c.Name, holder)
 	}
 	network, err := store.OnNetwork(c.Dir)
 	if err != nil {
@@ -140,7 +154,7 @@ func openStore(ctx context.Context, c Config) (*store.Store, error) {
 		c.Log.Warn("the workspace is on a network file system: every commit is slow, and a lock that the server loses lets a second daemon in; keep the state in PostgreSQL (MONROE_STORE), or on a local disk",
 			slog.String("directory", c.Dir), slog.String("file_system", network))
 	}
-	return store.Open(ctx, filepath.Join(c.Dir, "monroe.db"), c.Name, holder, c.Now())
+	return store.Open(ctx, filepath.Join(c.Dir, databaseName), c.Name, holder, c.Now())
 }
 
 func (w *Workspace) currentRules() broker.Rules { return *w.rules.Load() }
@@ -243,10 +257,11 @@ func toGrants(rows []store.Grant) []grant.Grant {
 	return list
 }
 
-// Sweep wakes what has waited long enough and signs a checkpoint if the log grew.
-// The daemon calls it every second.
+// Sweep wakes what has waited long enough, signs a checkpoint if the log grew and
+// keeps house. The daemon calls it every second.
 func (w *Workspace) Sweep(ctx context.Context) error {
-	return errors.Join(w.runner.Sweep(), w.checkpoint(ctx, checkpointEvery))
+	w.confirm(ctx)
+	return errors.Join(w.runner.Sweep(), w.checkpoint(ctx, checkpointEvery), w.rewrap(ctx), w.housekeep(ctx))
 }
 
 const checkpointEvery = 30 * time.Second
@@ -260,6 +275,7 @@ func (w *Workspace) Failure() error { return w.store.Reason() }
 // Close stops every run where it is recorded and gives the workspace up.
 func (w *Workspace) Close() error {
 	w.runner.Close()
+	w.aside.Wait()
 	return errors.Join(w.checkpoint(context.Background(), 0), w.store.Close())
 }
 

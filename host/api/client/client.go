@@ -203,6 +203,29 @@ func (c *Client) CancelRun(ctx context.Context, id host.RunID) error {
 	return c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/cancel", nil, nil)
 }
 
+// EraseRun takes the content of an ended run away for good.
+func (c *Client) EraseRun(ctx context.Context, id host.RunID) (r host.Run, err error) {
+	err = c.request(ctx, http.MethodDelete, "/v1/runs/"+url.PathEscape(string(id))+"/content", nil, &r)
+	return r, err
+}
+
+// ReleaseRun lets a run go on that is held since a restore.
+func (c *Client) ReleaseRun(ctx context.Context, id host.RunID) (r host.Run, err error) {
+	err = c.request(ctx, http.MethodPost, "/v1/runs/"+url.PathEscape(string(id))+"/release", nil, &r)
+	return r, err
+}
+
+// Keys tells of the workspace's keys.
+func (c *Client) Keys(ctx context.Context) (api.KeysView, error) {
+	return get[api.KeysView](ctx, c, "/v1/keys")
+}
+
+// RotateKeys makes a new sealing key the one that seals.
+func (c *Client) RotateKeys(ctx context.Context) (v api.KeysView, err error) {
+	err = c.request(ctx, http.MethodPost, "/v1/keys/rotate", nil, &v)
+	return v, err
+}
+
 // Pins lists what the runs that have not ended need of a host.
 func (c *Client) Pins(ctx context.Context) ([]host.Pins, error) {
 	return all[host.Pins](ctx, c, "/v1/pins")

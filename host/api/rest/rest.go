@@ -236,6 +236,22 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 		func(ctx context.Context, c host.Caller, in *runID) (*none, error) {
 			return &none{}, b.CancelRun(ctx, c, in.ID)
 		})
+	add(a, fail, route{"erase-run", http.MethodDelete, "/v1/runs/{id}/content", "Take the content of an ended run away for good", host.ScopeAdmin, http.StatusOK, 0},
+		func(ctx context.Context, c host.Caller, in *runID) (*body[host.Run], error) {
+			return one(b.EraseRun(ctx, c, in.ID))
+		})
+	add(a, fail, route{"release-run", post, "/v1/runs/{id}/release", "Let a run go on that is held since the database was restored", host.ScopeAdmin, http.StatusOK, 0},
+		func(ctx context.Context, c host.Caller, in *runID) (*body[host.Run], error) {
+			return one(b.ReleaseRun(ctx, c, in.ID))
+		})
+	add(a, fail, route{"get-keys", get, "/v1/keys", "What is known of the workspace's keys, and none of them", host.ScopeRead, 0, 0},
+		func(ctx context.Context, c host.Caller, _ *none) (*body[api.KeysView], error) {
+			return one(b.Keys(ctx, c))
+		})
+	add(a, fail, route{"rotate-keys", post, "/v1/keys/rotate", "Make a new sealing key the one that seals", host.ScopeAdmin, http.StatusOK, 0},
+		func(ctx context.Context, c host.Caller, _ *none) (*body[api.KeysView], error) {
+			return one(b.RotateKeys(ctx, c))
+		})
 	add(a, fail, route{"list-pins", get, "/v1/pins", "What the runs that have not ended need of a host: engine, ABI, records", host.ScopeRead, 0, 0},
 		func(ctx context.Context, c host.Caller, _ *none) (*body[list[host.Pins]], error) {
 			return many(b.Pins(ctx, c))

@@ -35,6 +35,12 @@ func Start(t *testing.T, probe string, command ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has killed it
+	Await(t, probe)
+}
+
+// Await waits for the first answer of a peer, for at most 30 seconds.
+func Await(t *testing.T, probe string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -50,7 +56,7 @@ func Start(t *testing.T, probe string, command ...string) {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s did not begin to answer", command[0])
+			t.Fatalf("%s did not begin to answer", probe)
 		case <-tick.C:
 		}
 	}

@@ -53,7 +53,7 @@ func Config(t testing.TB, dir string, ws host.Workspace) *store.PostgresConfig {
 	if _, err := d.Admin.ExecContext(context.Background(), `UPDATE monroe.lease SET expires_at = 0`); err != nil {
 		t.Fatal(err)
 	}
-	return &store.PostgresConfig{URL: d.URL(Role(ws), d.Name)}
+	return &store.PostgresConfig{URL: d.URL(Role(ws), d.Name), Blobs: filepath.Join(dir, "blobs")}
 }
 
 func nameOf(dir string) string {
@@ -296,6 +296,8 @@ type Database struct {
 	Admin *sql.DB
 	// Term of leases; 0 means the usual one.
 	Term time.Duration
+	// Blobs is the directory of large bodies.
+	Blobs string
 }
 
 // Role is the role that Database binds to a workspace.
@@ -337,5 +339,5 @@ func (s *Server) Database(t testing.TB, name string, all ...host.Workspace) *Dat
 
 // Open opens a workspace as its role.
 func (d *Database) Open(ws host.Workspace, holder string) (*store.Store, error) {
-	return store.OpenPostgres(context.Background(), store.PostgresConfig{URL: d.URL(Role(ws), d.Name), Term: d.Term}, ws, holder)
+	return store.OpenPostgres(context.Background(), store.PostgresConfig{URL: d.URL(Role(ws), d.Name), Term: d.Term, Blobs: d.Blobs}, ws, holder)
 }

@@ -1,0 +1,90 @@
+package main_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+)
+
+// aside runs monroed for something else than serving.
+func (d *daemon) aside(args ...string) (string, int) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program("monroed"), append([]string{"--home", d.home, "--workspace", "team"}, args...)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.home}
+	out, err := cmd.CombinedOutput()
+	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
+		d.t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// TestLinuxBackupAndRestore takes a backup of a workspace that is served, sends a mail,
+// and puts the backup back: the mail that the old database still waits to send is not
+// sent again.
+func TestLinuxBackupAndRestore(t *testing.T) {
+	box := filepath.Join(shortDir(t), "box")
+	d := serve(t, "mail: {maildir: "+box+"}\n")
+	mails := func() int {
+		t.Helper()
+		list, err := filepath.Glob(filepath.Join(box, "new", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	d.push(guestModule(t, "digest"))
+	d.apply(d.config(digestGrants...))
+	ended := d.once()
+	id := d.start("digest", `{"folder":"docs"}`)
+	write(t, filepath.Join(d.files, "more.md"), "# More\n\nAnother question?\n")
+	a := d.asked(id)
+	dir := filepath.Join(shortDir(t), "backup")
+	if out, status := d.aside("--backup", dir, "--with-keys"); status != 0 {
+		t.Fatalf("status %d\n%s", status, out)
+	}
+	if out, status := d.aside("--restore", dir); status == 0 || !strings.Contains(out, "there already") {
+		t.Fatalf("a restore over a workspace: status %d\n%s", status, out)
+	}
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
+		t.Fatal(err)
+	}
+	d.finished(id)
+	sent := mails()
+	d.kill()
+	if err := os.Rename(d.dir, d.dir+".before"); err != nil {
+		t.Fatal(err)
+	}
+	if out, status := d.aside("--restore", dir); status != 0 || !strings.Contains(out, "1 runs are held, 1 open approvals are void") {
+		t.Fatalf("status %d\n%s", status, out)
+	}
+	d.up()
+	if v := d.run(ended); v.State != host.StateSucceeded || len(v.Result) == 0 {
+		t.Errorf("%+v", v)
+	}
+	if v := d.run(id); v.State != host.StateWaiting || v.Wait != host.WaitRestored {
+		t.Errorf("the run is %s %s", v.State, v.Wait)
+	}
+	_, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest})
+	refused(t, err, 409, "APPROVAL_STATE")
+	if out, status := cli(t, "--home", d.home, "-w", "team", "runs", "release", string(id)); status != 0 {
+		t.Fatalf("status %d\n%s", status, out)
+	}
+	if v := d.finished(id); mails() != sent {
+		t.Errorf("%d mails, %d before; the run %s", mails(), sent, v.State)
+	}
+	if out, status := d.verify(); status != 0 { // no checkpoint of after the backup was kept
+		t.Errorf("status %d\n%s", status, out)
+	}
+	if st, err := os.Stat(filepath.Join(d.dir, "monroe.db")); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+}
