@@ -14,10 +14,10 @@ LDFLAGS = -s -w
 CAN_RACE := $(shell CGO_ENABLED=1 $(GO) env CGO_ENABLED 2>/dev/null | grep -q 1 && command -v $$($(GO) env CC) >/dev/null 2>&1 && echo yes)
 RACE     := $(if $(CAN_RACE),-race,)
 
-.PHONY: help build guests run demo test check lint fmt deps generate bench conformance fuzz clean
+.PHONY: help build guests run demo test check lint fmt deps generate bench conformance fuzz torture torture-sabotage clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 build: guests ## build the programs and the built-in guests into bin
 	@echo "building monroe, monroed and monroe-worker"
@@ -41,7 +41,7 @@ check: generate fmt lint deps test ## everything that a change must pass
 	@git diff --exit-code --stat || { echo "check: the files above are not what generate and fmt make; commit them"; exit 1; }
 
 lint: ## static checks
-	@$(GO) vet ./... ./testdata/bench/ours
+	@$(GO) vet ./... ./testdata/bench/ours ./testdata/torture ./testdata/guests/...
 	@GOOS=darwin $(GO) vet ./host/... ./connectors/... ./sandbox/... ./abi/... ./guest/...
 	@$(GO) run $(LINT) run ./...
 
@@ -70,6 +70,21 @@ fuzz: ## each fuzz target for FUZZTIME
 	  for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz' || true); do \
 	    echo "fuzz $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x $$p || exit 1; \
 	  done; \
+	done
+
+N     ?= 200
+STORE ?= sqlite
+torture: build ## kill the daemon and its workers N times over STORE (sqlite or postgres): nothing lost, nothing twice
+	@$(GO) run ./guest/build -o bin/guests ./testdata/guests/sender >/dev/null
+	@$(GO) build -o bin/tools/torture ./testdata/torture
+	@bin/tools/torture -kills $(N) -store $(STORE) $(if $(SEED),-seed $(SEED)) $(if $(SABOTAGE),-sabotage $(SABOTAGE))
+
+torture-sabotage: build ## take out one safety at a time: each time the torture has to turn red
+	@$(GO) run ./guest/build -o bin/guests ./testdata/guests/sender >/dev/null
+	@$(GO) build -o bin/tools/torture ./testdata/torture
+	@for s in fence not_after key; do \
+	  out=$$(bin/tools/torture -kills 0 -store postgres -sabotage $$s) && { echo "torture-sabotage: without $$s it is green: $$out"; exit 1; }; \
+	  case $$out in torture:*audit=*) echo "without $$s: $$out";; *) echo "torture-sabotage: $$s: it came to no end"; exit 1;; esac; \
 	done
 
 clean: ## remove what was built

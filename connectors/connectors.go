@@ -115,6 +115,9 @@ type Call struct {
 	// NotAfter is the moment after which nothing of this attempt may leave any more;
 	// zero means that only the plan's timeout bounds it. A plan does not see it.
 	NotAfter time.Time
+	// Repeated says that the answer to an earlier attempt of this call was lost. Only
+	// Parse sees it.
+	Repeated bool
 }
 
 // Plan is what a call would do.

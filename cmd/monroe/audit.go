@@ -179,7 +179,7 @@ func verify(ctx context.Context, c *client.Client, kept []string) (v verdict, no
 			return v, "", err
 		}
 	}
-	if month != abi.MicroUSD(spend.Settled) && books.InDoubt() == 0 {
+	if month != abi.MicroUSD(spend.Settled) && books.Open() == 0 {
 		return v, "", fmt.Errorf("%w: the leaves of %s cost %s, the ledger says %s", audit.ErrTampered, spend.Period, month, abi.MicroUSD(spend.Settled))
 	}
 	v.Leaves, v.Calls, v.Effects, v.Denials, v.Approvals, v.Alarms = log.Size(), books.Calls, books.Effects, books.Denials, books.Approvals, books.Alarms

@@ -142,6 +142,10 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 	if err != nil {
 		return err
 	}
+	// Closing must not remove it: after a take-over the path is the other daemon's.
+	if u, ok := unix.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
 	if err := os.Chmod(socket, 0o600); err != nil {
 		return err
 	}
@@ -177,7 +181,7 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 			err = fmt.Errorf("the store can no longer be written: the disk may be full or broken, the database server gone, or another daemon has taken over; "+
 				"nothing was lost that was answered: look at the cause, then start the daemon again: %w", w.Failure())
 		case <-ctx.Done():
-			err = nil
+			err = os.Remove(socket) // the lease is still ours, and so is the path
 		}
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()

@@ -132,6 +132,9 @@ func (w *worker) Close() error {
 	if err == nil || errors.Is(err, spawn.ErrKilled) {
 		return nil
 	}
+	if errors.Is(err, spawn.ErrCPULimit) || errors.Is(err, spawn.ErrWallLimit) || errors.Is(err, spawn.ErrMemoryLimit) {
+		err = fmt.Errorf("%w: %w", runner.ErrLimit, err)
+	}
 	if said := w.p.Stderr(); said != "" {
 		err = fmt.Errorf("%w; it printed: %s", err, said)
 	}

@@ -36,13 +36,11 @@ const (
 func worldBuilder(o *config.Operator, dir string) (func(*config.Workspace) (broker.World, error), error) {
 	base := egress.Config{Maildirs: map[string]string{}, SMTP: map[string]egress.SMTPServer{}}
 	var creds []vault.Credential
-	fetch, err := web.New(web.Config{})
+	fetch, c, err := webOf(o.HTTP, &base)
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range o.HTTP.Private {
-		base.Open = append(base.Open, egress.Opening{Operation: "http.fetch", Address: a})
-	}
+	creds = append(creds, c...)
 	post, c, err := mailOf(o.Mail, dir, &base)
 	if err != nil {
 		return nil, err
@@ -80,6 +78,55 @@ func worldBuilder(o *config.Operator, dir string) (func(*config.Workspace) (brok
 		}
 		return world{e}, nil
 	}, nil
+}
+
+// webOf opens the web: pages for reading, and the operator's endpoints for changes.
+func webOf(h config.HTTP, e *egress.Config) (*web.HTTP, []vault.Credential, error) {
+	c := web.Config{}
+	var creds []vault.Credential
+	for _, x := range h.Endpoints {
+		price := abi.MicroUSD(0)
+		if x.PriceUSD != "" {
+			var err error
+			if price, err = config.ParseUSD(x.PriceUSD); err != nil {
+				return nil, nil, fmt.Errorf("http: endpoint %s: price_usd: %w", x.Name, err)
+			}
+		}
+		end := web.Endpoint{
+			Name: x.Name, Summary: x.Summary, Method: x.Method, URL: x.URL, Effect: x.Effect, Replay: x.Replay,
+			Window: x.Window, KeyHeader: x.KeyHeader, Price: price, Timeout: x.Timeout,
+		}
+		if x.TokenFile != "" {
+			token, err := secret("", x.TokenFile)
+			if err != nil {
+				return nil, nil, fmt.Errorf("http: endpoint %s: %w", x.Name, err)
+			}
+			u, err := url.Parse(string(x.URL))
+			if err != nil {
+				return nil, nil, fmt.Errorf("http: endpoint %s: url: %w", x.Name, err)
+			}
+			slot := connectors.Slot{Connection: web.OpOf(x.Name), Header: x.TokenHeader, Prefix: "Bearer "}
+			if slot.Header == "" {
+				slot.Header = "Authorization"
+			}
+			if x.TokenPrefix != nil {
+				slot.Prefix = *x.TokenPrefix
+			}
+			end.Credential = &slot
+			creds = append(creds, vault.Credential{Connection: slot.Connection, Subject: "operator", Origins: []string{u.Scheme + "://" + u.Host}, Secret: token})
+		}
+		c.Endpoints = append(c.Endpoints, end)
+	}
+	out, err := web.New(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, op := range out.Operations() {
+		for _, a := range h.Private {
+			e.Open = append(e.Open, egress.Opening{Operation: op.Name, Address: a})
+		}
+	}
+	return out, creds, nil
 }
 
 func mailOf(m config.Mail, dir string, e *egress.Config) (*mail.Mail, []vault.Credential, error) {
@@ -164,7 +211,7 @@ var errNoSecret = errors.New("no secret")
 
 // secret reads one from the environment or a file that only the owner can read.
 func secret(env, file string) (vault.Secret, error) {
-	if v := os.Getenv(env); v != "" {
+	if v := os.Getenv(env); env != "" && v != "" {
 		return vault.NewSecret(v), nil
 	}
 	if file == "" {

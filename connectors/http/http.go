@@ -1,4 +1,5 @@
-// Package http fetches web pages.
+// Package http fetches web pages, and calls the endpoints that the operator opened
+// for changes.
 //
 // Laws, each with a test of the same name:
 //
@@ -6,7 +7,11 @@
 //     that form without its query.
 //  2. The host of the URL reads the request: it is the audience.
 //  3. A redirect is an answer; following it is a new call with a decision of its own.
-//  4. A guest chooses two headers and no other.
+//  4. A guest chooses two headers of a page and no other.
+//  5. An endpoint is what the operator declared: its method, place, effect, class and
+//     price. A guest chooses an address within it, the body and its type, and the
+//     condition of a conditional one.
+//  6. A keyed endpoint sends the call's key, the same with every attempt.
 //
 // It knows URLs and what an answer looks like. It must not know addresses, grants
 // or credentials: whether a host may be reached at all is host/egress's business.
@@ -17,9 +22,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"mime"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -45,10 +51,15 @@ type Config struct {
 	UserAgent string
 	// MaxBytes bounds a body; 0 means DefaultMaxBytes, and that is also the most.
 	MaxBytes int64
+	// Endpoints are opened for changes, each as an operation of its own.
+	Endpoints []Endpoint
 }
 
 // HTTP is the connector. It is safe for concurrent use.
-type HTTP struct{ c Config }
+type HTTP struct {
+	c         Config
+	endpoints map[string]*Endpoint // by operation
+}
 
 // New returns the connector.
 func New(c Config) (*HTTP, error) {
@@ -64,7 +75,17 @@ func New(c Config) (*HTTP, error) {
 	if !headerValue(c.UserAgent) {
 		return nil, fmt.Errorf("http: UserAgent: up to %d printable ASCII characters", maxHeader)
 	}
-	return &HTTP{c: c}, nil
+	h := &HTTP{c: c, endpoints: map[string]*Endpoint{}}
+	for _, e := range c.Endpoints {
+		if err := e.check(); err != nil {
+			return nil, fmt.Errorf("http: endpoint %q: %w", e.Name, err)
+		}
+		if h.endpoints[OpOf(e.Name)] != nil {
+			return nil, fmt.Errorf("http: endpoint %q is there twice", e.Name)
+		}
+		h.endpoints[OpOf(e.Name)] = &e
+	}
+	return h, nil
 }
 
 // FetchArgs are the arguments of http.fetch.
@@ -88,7 +109,7 @@ type FetchReply struct {
 
 // Operations are the descriptors.
 func (h *HTTP) Operations() []connectors.Operation {
-	return []connectors.Operation{{
+	ops := []connectors.Operation{{
 		Name: OpFetch, Version: 1, Effect: abi.EffectRead, Replay: abi.ReplayPure, Op: abi.OpHTTPFetch,
 		Renderer: connectors.RenderHTTP,
 		Summary:  "Fetch a web page or file by its URL. Redirects are not followed.",
@@ -105,10 +126,17 @@ func (h *HTTP) Operations() []connectors.Operation {
 			{Method: "HEAD", URL: "http:**"},
 		},
 	}}
+	for _, name := range slices.Sorted(maps.Keys(h.endpoints)) {
+		ops = append(ops, h.endpoints[name].operation())
+	}
+	return ops
 }
 
 // Plan freezes the request.
 func (h *HTTP) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
+	if e := h.endpoints[c.Operation]; e != nil {
+		return e.plan(c, h.c.UserAgent, h.c.MaxBytes)
+	}
 	if c.Operation != OpFetch {
 		return connectors.Plan{}, abi.Deny(abi.Unsupported, fmt.Sprintf("there is no operation %q", c.Operation), "use http.fetch")
 	}
@@ -137,10 +165,8 @@ func (h *HTTP) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
 		header = append(header, connectors.Header{Name: "Accept-Language", Value: a.AcceptLanguage})
 	}
 	header = append(header, connectors.Header{Name: "User-Agent", Value: h.c.UserAgent})
-	for _, x := range header {
-		if !headerValue(x.Value) {
-			return connectors.Plan{}, abi.Deny(abi.Invalid, fmt.Sprintf("%s: up to %d printable ASCII characters", x.Name, maxHeader), "shorten it")
-		}
+	if d := checkHeader(header); d != nil {
+		return connectors.Plan{}, d
 	}
 	return connectors.Plan{
 		Resources: []string{t.Resource}, Destination: t.Origin, Audience: []string{"host:" + t.Host},
@@ -165,35 +191,36 @@ func (h *HTTP) Parse(_ context.Context, c connectors.Call, p connectors.Plan, a 
 	if f == nil {
 		return connectors.Result{}, abi.Deny(abi.Internal, "the answer is not that of a web page", "")
 	}
-	r := FetchReply{URL: f.URL, Status: a.Status, ContentType: clip(first(a.Header, "Content-Type"))}
-	if loc := first(a.Header, "Location"); loc != "" && a.Status >= 300 && a.Status < 400 {
-		r.Location = absolute(f.URL, loc)
+	if e := h.endpoints[c.Operation]; e != nil {
+		return e.parse(c, p, a)
 	}
-	b, err := io.ReadAll(a.Body)
+	r, err := read(f, a)
 	switch {
-	case errors.Is(err, connectors.ErrAnswerTooLarge):
-		r.Truncated = true
 	case errors.Is(err, context.DeadlineExceeded):
 		return connectors.Result{}, abi.Deny(abi.Timeout, "the page did not arrive in time", "try again, or fetch a smaller page")
 	case err != nil:
 		return connectors.Result{}, abi.Deny(abi.Upstream, "the connection broke before the page was complete", "try again")
 	}
+	return connectors.Result{
+		Reply: r, Cost: new(abi.MicroUSD),
+		Provenance: connectors.Provenance{Readers: []string{connectors.Everyone}, Origins: p.Resources},
+	}, nil
+}
+
+// fill puts a body into the reply: as text if it is text, plain says that it is not
+// compressed.
+func (r *FetchReply) fill(b []byte, plain bool) {
 	if r.Truncated {
 		// A character that was cut in two must not turn a text into base64.
 		for i := 0; i < utf8.UTFMax-1 && len(b) > 0 && !utf8.Valid(b); i++ {
 			b = b[:len(b)-1]
 		}
 	}
-	plain := first(a.Header, "Content-Encoding") == ""
 	if text := string(b); plain && utf8.Valid(b) && !strings.Contains(text, "\x00") && textual(r.ContentType) {
 		r.Text = &text
 	} else {
 		r.Base64 = b
 	}
-	return connectors.Result{
-		Reply: r, Cost: new(abi.MicroUSD),
-		Provenance: connectors.Provenance{Readers: []string{connectors.Everyone}, Origins: p.Resources},
-	}, nil
 }
 
 // textual is false for what is surely not text; the bytes decide the rest.

@@ -25,6 +25,7 @@ type Books struct {
 	doubt    map[callKey]string // the resolution of an unknown outcome, empty while there is none
 	answered map[host.ApprovalID]bool
 	used     map[host.ApprovalID]bool
+	ended    int // attempts whose run ended without their outcome
 }
 
 // OverReserved is the detail of an outcome that cost more than was put aside for it.
@@ -110,7 +111,14 @@ func (b *Books) Add(idx int64, l Leaf) error {
 			return bad("approval %s was edited after it was used", l.Approval)
 		}
 		delete(b.answered, l.Approval)
-	case KindProbe, KindStart, KindEnd, KindAdmin, KindGrowth, KindErase:
+	case KindEnd: // nobody will learn any more what became of its attempts
+		for k := range b.open {
+			if k.run == l.Run {
+				delete(b.open, k)
+				b.ended++
+			}
+		}
+	case KindProbe, KindStart, KindAdmin, KindGrowth, KindErase:
 	default:
 		return bad("unknown kind %q", l.Kind)
 	}
@@ -118,5 +126,9 @@ func (b *Books) Add(idx int64, l Leaf) error {
 }
 
 // InDoubt is how many effects were allowed and have no outcome: attempted at the
-// moment, or lost in a crash.
-func (b *Books) InDoubt() int { return len(b.open) }
+// moment, lost in a crash, or left without one when their run ended.
+func (b *Books) InDoubt() int { return len(b.open) + b.ended }
+
+// Open is how many of them may still get one. While there are any, the ledger may know
+// more than the leaves.
+func (b *Books) Open() int { return len(b.open) }

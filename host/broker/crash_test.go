@@ -220,6 +220,29 @@ func TestAStopAtEveryPointEndsTheSame(t *testing.T) {
 	}
 }
 
+// Each way to make an attempt good, stopped at every point, and stopped again at every point of
+// what makes that stop good.
+func TestAStopAtEveryPointOfTheRecoveryEndsTheSame(t *testing.T) {
+	for _, step := range []string{"blind", "keyed", "probe"} {
+		program := []string{step}
+		h, want, points := play(t, program, nil)
+		h.close()
+		for first := 1; first <= points; first++ {
+			for second := 1; ; second++ {
+				h, keys, passed := play(t, program, []int{first, second})
+				settled(t, h, keys, want)
+				h.close()
+				if t.Failed() {
+					t.Fatalf("%v: stopped at point %d of %d, and at point %d after that", program, first, points, second)
+				}
+				if passed < first+second { // the second stop lies behind the end
+					break
+				}
+			}
+		}
+	}
+}
+
 // Any program, stopped any number of times, also while it makes good an earlier stop.
 func TestAnyProgramThatIsStoppedEndsTheSame(t *testing.T) {
 	// Each check is a few dozen commits that reach the disk.

@@ -58,6 +58,9 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call, past *pastEntr
 	}
 	if errors.Is(err, errOver) {
 		c.denial = abi.Deny(abi.Budget, fmt.Sprintf("the call can cost %s, which is more than is left of this run's %s", c.plan.Ceiling, s.Run.Budget), "do less, or start the run again with a higher ceiling")
+		if c.attempts > 0 { // what earlier attempts had reserved was not settled either
+			c.settles(s, nil)
+		}
 		return grant.Permit{}, nil
 	}
 	if err == nil && d.warn > 0 {
@@ -142,7 +145,7 @@ func (d *decision) commit(tx *store.Tx) error {
 		return err
 	}
 	c.attempts++
-	c.invoke.NotAfter = d.now.Add(c.plan.TimeLimit())
+	c.invoke.NotAfter, c.invoke.Repeated = d.now.Add(c.plan.TimeLimit()), c.lost
 	err := d.s.Log.Add(journal.Attempt, c.n, d.now, journal.Body{
 		Attempt: c.attempts, Key: c.invoke.Key, NotAfter: c.invoke.NotAfter.UnixNano(), Epoch: tx.Epoch(), Endpoint: c.plan.Frozen.Endpoint(),
 	}, c.held)

@@ -35,7 +35,8 @@ func (b *Broker) settleDoubt(ctx context.Context, s *Session, c *call, past *pas
 		return nil
 	}
 	c.verdict.Effect, c.verdict.Rule = past.Body.Effect, past.Body.Rule // what decided the attempt
-	if why == "" {
+	crashed := why == ""
+	if crashed {
 		why = "the host stopped after this was attempted and before the answer came"
 	}
 	if d := past.Unknown; d != nil {
@@ -48,13 +49,14 @@ func (b *Broker) settleDoubt(ctx context.Context, s *Session, c *call, past *pas
 	if class == abi.ReplayPure {
 		return nil
 	}
+	now := b.Now()
+	// A host that was only paused may still hold the last attempt's connection, and so
+	// nobody can say yet that it did not happen. What this host saw fail is over.
+	if ready := past.NotAfter.Add(settleMargin); now.Before(ready) && (crashed || repeatable(class)) {
+		return b.waitUntil(ctx, s, ready, "an attempt was cut off; it is looked into at ")
+	}
 	if !repeatable(class) {
 		return b.askWhatHappened(ctx, s, c, why)
-	}
-	now := b.Now()
-	// A host that was only paused may still hold the last attempt's connection.
-	if ready := past.NotAfter.Add(settleMargin); now.Before(ready) {
-		return b.waitUntil(ctx, s, ready, "an attempt was cut off; it is looked into at ")
 	}
 	if past.Attempts >= maxAttempts {
 		return b.askWhatHappened(ctx, s, c, fmt.Sprintf("%d attempts were made and none was answered", past.Attempts))

@@ -29,7 +29,7 @@ func lost(t *testing.T, operation string, cost int) (*house, []byte) {
 func TestABlindEffectWaitsForAPersonAndKeepsItsReservation(t *testing.T) {
 	for _, operation := range []string{"mail.send", "odd.write"} { // a class that is not known is blind
 		h, raw := lost(t, operation, 40)
-		h.waits(1, raw, host.WaitUnknown)
+		h.unknown(1, raw)
 		h.crash()
 		h.waits(1, raw, host.WaitUnknown) // still the same question
 		h.performed(1)
@@ -54,7 +54,7 @@ func TestABlindEffectWaitsForAPersonAndKeepsItsReservation(t *testing.T) {
 
 func TestWhatAPersonSaysHappenedIsToldAndNotSentAgain(t *testing.T) {
 	h, raw := lost(t, "mail.send", 40)
-	h.waits(1, raw, host.WaitUnknown)
+	h.unknown(1, raw)
 	h.resolve(host.Happened)
 	h.rules.Policy = &grant.Policy{} // today's rules do not judge what has happened
 	if r := h.ok(1, raw); string(r.OK) != `{"resolved":"happened"}` {
@@ -73,7 +73,7 @@ func TestWhatAPersonSaysHappenedIsToldAndNotSentAgain(t *testing.T) {
 
 func TestABlindEffectThatDidNotHappenNeedsANewApproval(t *testing.T) {
 	h, raw := lost(t, "mail.send", 40)
-	h.waits(1, raw, host.WaitUnknown)
+	h.unknown(1, raw)
 	first := h.approval(1).ID
 	h.resolve(host.DidNotHappen)
 	h.waits(1, raw, host.WaitApproval)
@@ -99,13 +99,13 @@ func TestABlindEffectThatDidNotHappenNeedsANewApproval(t *testing.T) {
 // The new approval is worth one attempt, too.
 func TestASecondAttemptOfABlindEffectCanBeLostAsWell(t *testing.T) {
 	h, raw := lost(t, "mail.send", 0)
-	h.waits(1, raw, host.WaitUnknown)
+	h.unknown(1, raw)
 	h.resolve(host.DidNotHappen)
 	h.waits(1, raw, host.WaitApproval)
 	h.answer(1, true)
 	h.resume()
 	h.dies(1, raw)
-	h.waits(1, raw, host.WaitUnknown)
+	h.unknown(1, raw)
 	h.resolve(host.Abandoned)
 	h.refused(1, raw, abi.OutcomeUnknown)
 	h.performed(2)
@@ -116,7 +116,7 @@ func TestAnAbandonedOutcomeIsARefusal(t *testing.T) {
 	for name, expire := range map[string]bool{"by a person": false, "for want of an answer": true} {
 		t.Run(name, func(t *testing.T) {
 			h, raw := lost(t, "mail.send", 40)
-			h.waits(1, raw, host.WaitUnknown)
+			h.unknown(1, raw)
 			if expire {
 				var due []host.RunID
 				h.now = h.now.Add(broker.DefaultDoubtLife - time.Second)
@@ -279,5 +279,26 @@ func TestTheBooksRefuseASecondAttemptOfAnUnknownOutcome(t *testing.T) {
 		if err := b.Add(9, leaf(audit.KindDecision, "allow")); (err == nil) != ok {
 			t.Errorf("%q: %v", said, err)
 		}
+	}
+}
+
+// What a run had under way when it ended stays in doubt, and is open no more.
+func TestTheBooksCloseWhatARunLeftOpen(t *testing.T) {
+	b := &audit.Books{}
+	for i, l := range []audit.Leaf{
+		{Kind: audit.KindDecision, Run: "run_1", Call: 1, Verdict: "allow", Effect: abi.EffectMetered, Reserved: 5},
+		{Kind: audit.KindDecision, Run: "run_2", Call: 1, Verdict: "allow", Effect: abi.EffectMetered, Reserved: 5},
+		{Kind: audit.KindSpend, Run: "run_1", Call: 1, Verdict: "lost", Cost: 5},
+		{Kind: audit.KindEnd, Run: "run_1", Verdict: "cancelled"},
+	} {
+		if err := b.Add(int64(i), l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b.InDoubt() != 2 || b.Open() != 1 || b.Cost != 5 {
+		t.Errorf("%d in doubt, %d open, %s", b.InDoubt(), b.Open(), b.Cost)
+	}
+	if err := b.Add(9, audit.Leaf{Kind: audit.KindOutcome, Run: "run_1", Call: 1, Cost: 5}); err == nil {
+		t.Error("an outcome came after the end of its run")
 	}
 }

@@ -357,6 +357,16 @@ func (h *house) waits(n uint32, raw []byte, kind host.WaitKind) {
 	})
 }
 
+// unknown makes a call again whose attempt a crash cut off: nobody is asked before the
+// attempt's time is over, since until then it may still leave.
+func (h *house) unknown(n uint32, raw []byte) {
+	h.t.Helper()
+	h.waits(n, raw, host.WaitTimer)
+	h.later()
+	h.resume()
+	h.waits(n, raw, host.WaitUnknown)
+}
+
 func (h *house) approval(n uint32) (a store.Approval) {
 	h.t.Helper()
 	for _, e := range h.s.Log.Entries() {

@@ -30,6 +30,23 @@ func TestTheLeavesOfAMonthAddUpToItsLedger(t *testing.T) {
 			h.dies(1, raw)
 			h.ok(1, raw)
 		}, 60},
+		"a lost attempt that finds no money to be made again with": {func(h *house) {
+			h.rules.Cap = 60
+			raw := use(abi.OpSend, "model.ask", "a", 40)
+			h.dies(1, raw)
+			for range 3 {
+				h.waits(1, raw, host.WaitBudget)
+				h.resume()
+			}
+			h.rules.Cap = 1000
+			h.ok(1, raw)
+		}, 60},
+		"a lost attempt that the run's ceiling leaves no room after": {func(h *house) {
+			h.start(60)
+			raw := use(abi.OpSend, "model.ask", "a", 40)
+			h.dies(1, raw)
+			h.refused(1, raw, abi.Budget)
+		}, 40},
 		"a lost attempt, made again in the next month": {func(h *house) {
 			h.now = midnight.Add(-time.Second)
 			raw := use(abi.OpSend, "model.ask", "a", 40)
@@ -43,7 +60,7 @@ func TestTheLeavesOfAMonthAddUpToItsLedger(t *testing.T) {
 			h.answer(1, true)
 			h.resume()
 			h.dies(1, raw)
-			h.waits(1, raw, host.WaitUnknown)
+			h.unknown(1, raw)
 			h.resolve(host.DidNotHappen)
 			h.waits(1, raw, host.WaitApproval)
 			if got := h.totals(); got.Reserved != 40 || got.Settled != 0 {

@@ -125,7 +125,7 @@ var recorders = map[string]func(h *house) [][]byte{
 		h.answer(1, true)
 		h.resume()
 		h.dies(1, raw)
-		h.waits(1, raw, host.WaitUnknown)
+		h.unknown(1, raw)
 		h.resolve(host.Happened)
 		h.ok(1, raw)
 		return [][]byte{raw}

@@ -71,7 +71,7 @@ func (s *Session) Flush(ctx context.Context, st *store.Store) error {
 // session, those that fn adds included. After an error other than errShort and errOver the run
 // must stop: the store is behind what the session says.
 func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx) error) error {
-	grown, warning := s.durable, ""
+	before, grown, warning := len(s.leaves), s.durable, ""
 	err := st.Write(ctx, func(tx *store.Tx) error {
 		if err := fn(tx); err != nil {
 			return err
@@ -90,11 +90,13 @@ func (s *Session) write(ctx context.Context, st *store.Store, fn func(*store.Tx)
 		return err
 	})
 	s.Log.Staged(err)
-	if err == nil {
-		s.leaves, s.durable = s.leaves[:0], grown
-		if warning != "" {
-			s.emit(host.Event{Kind: host.EventWarning, Text: warning})
-		}
+	if err != nil {
+		s.leaves = s.leaves[:before] // what fn witnessed was undone with the rest
+		return err
+	}
+	s.leaves, s.durable = s.leaves[:0], grown
+	if warning != "" {
+		s.emit(host.Event{Kind: host.EventWarning, Text: warning})
 	}
 	return err
 }

@@ -228,9 +228,34 @@ type Price struct {
 	MaxOutput int64  `yaml:"max_output_tokens"`
 }
 
-// HTTP opens single private addresses to http.fetch, as host:port.
+// HTTP says what of the web is open beyond public pages.
 type HTTP struct {
+	// Private are single private addresses that http.fetch and the endpoints may reach,
+	// as host:port.
 	Private []string `yaml:"private,omitempty"`
+	// Endpoints are opened for changes. Each becomes the operation http.<name>, which a
+	// workspace can grant.
+	Endpoints []Endpoint `yaml:"endpoints,omitempty"`
+}
+
+// Endpoint is one place that takes changes. What is left out is the careful choice.
+type Endpoint struct {
+	Name    string          `yaml:"name"`
+	Summary string          `yaml:"summary,omitempty"`
+	Method  string          `yaml:"method,omitempty"` // POST, PUT, PATCH or DELETE; empty: POST
+	URL     abi.Pattern     `yaml:"url"`
+	Effect  abi.Effect      `yaml:"effect,omitempty"` // write, send, delete, share, pay or metered; empty: send
+	Replay  abi.ReplayClass `yaml:"replay,omitempty"` // keyed, conditional or blind; empty: blind
+	// Window is how long the other side knows an idempotency key again.
+	Window    time.Duration `yaml:"window,omitempty"`
+	KeyHeader string        `yaml:"key_header,omitempty"` // empty: Idempotency-Key
+	PriceUSD  string        `yaml:"price_usd,omitempty"`  // of one call
+	Timeout   time.Duration `yaml:"timeout,omitempty"`    // of one attempt; 0: 30s
+	// TokenFile holds the credential. It is sent in TokenHeader, Authorization if that
+	// is empty, with TokenPrefix before it, "Bearer " if that is absent.
+	TokenFile   string  `yaml:"token_file,omitempty"`
+	TokenHeader string  `yaml:"token_header,omitempty"`
+	TokenPrefix *string `yaml:"token_prefix,omitempty"`
 }
 
 func problem(code, format string, args ...any) error {

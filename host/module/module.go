@@ -237,6 +237,25 @@ func digest(dir string) (image, all abi.Digest, err error) {
 	return image, abi.Digest(h.Sum(nil)), err
 }
 
+// SealAll gives the artefacts below a shelf's directory the modes that they were made
+// with, after somebody has put them there.
+func SealAll(dir string) error {
+	artefacts := filepath.Join(dir, "artefacts")
+	if _, err := os.Lstat(artefacts); errors.Is(err, fs.ErrNotExist) {
+		return nil // it holds no module
+	}
+	list, err := os.ReadDir(artefacts)
+	if err != nil {
+		return fmt.Errorf("module: %w", err)
+	}
+	for _, e := range list {
+		if err := seal(filepath.Join(artefacts, e.Name())); err != nil {
+			return fmt.Errorf("module: %w", err)
+		}
+	}
+	return nil
+}
+
 // seal makes files durable and everything read-only, and this process's own: workers
 // may have a user of theirs, which compiled it and may read it, and no more. Nobody
 // else comes here, as the workspace's directory is private.

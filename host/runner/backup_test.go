@@ -235,6 +235,17 @@ func TestABackupIsWholeOrRefused(t *testing.T) {
 	refused("half a backup", "no whole backup", without)
 
 	b.restored(t, dir)
+	artefacts, err := filepath.Glob(filepath.Join(b.config.Dir, "modules", "artefacts", "*", "module.wasm"))
+	if err != nil || len(artefacts) == 0 {
+		t.Fatal(artefacts, err)
+	}
+	for _, path := range artefacts { // a worker of another user reads them
+		file, _ := os.Stat(path)
+		folder, _ := os.Stat(filepath.Dir(path))
+		if file.Mode().Perm() != 0o444 || folder.Mode().Perm() != 0o755 {
+			t.Errorf("%s: modes %v and %v", path, file.Mode(), folder.Mode())
+		}
+	}
 	if v := b.view(t, id); v.State != host.StateSucceeded || string(v.Result) != `"well"` || len(v.Log) == 0 {
 		t.Errorf("%+v", v)
 	}

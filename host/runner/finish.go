@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
@@ -82,7 +83,7 @@ func (r *Runner) close(tx *store.Tx, id host.RunID, e ending) (ended []store.Run
 		r.Log.Error("receipt without calls", slog.String("run", string(id)), slog.String("error", err.Error()))
 		held = label.Set{} // and what it held counts as the strictest
 	}
-	if err := errors.Join(tx.VoidApprovals(id), tx.SettleRun(id)); err != nil {
+	if err := errors.Join(witnessLost(tx, &run, r.Now()), tx.VoidApprovals(id), tx.SettleRun(id)); err != nil {
 		return nil, err
 	}
 	if run.Parent != "" {
@@ -113,6 +114,24 @@ func (r *Runner) close(tx *store.Tx, id host.RunID, e ending) (ended []store.Run
 	end.Receipt = receiptText(&run, e, calls, audit.Receipt(end.Leaf))
 	run.State, run.Failure = e.state, e.failure
 	return append(ended, run), tx.EndRun(id, end)
+}
+
+// witnessLost writes down what the run's end books of attempts that have no outcome.
+func witnessLost(tx *store.Tx, run *store.Run, now time.Time) error {
+	open, err := tx.OpenAttempts(run.ID)
+	if err != nil {
+		return err
+	}
+	for _, o := range open {
+		_, err := audit.Append(tx, audit.Leaf{
+			TimeMS: now.UnixMilli(), Kind: audit.KindSpend, Run: run.ID, Call: o.Call, Verdict: "lost", Cost: o.Amount, Period: o.Period,
+			Detail: "an attempt without an answer stays spent in full",
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *Runner) sealResult(run *store.Run, e ending) (result, lab []byte, err error) {

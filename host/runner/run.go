@@ -88,17 +88,28 @@ type prepared struct {
 
 // run drives one run from its record to its next stop.
 func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
-	for try := 0; ; try++ {
+	diverged, lost, past := 0, 0, 0
+	for {
 		p, err := r.prepare(ctx, id)
 		if err != nil || p == nil {
 			return err
+		}
+		if n := len(p.past); n > past {
+			lost, past = 0, n
 		}
 		err = r.work(ctx, p, d)
 		if errors.Is(err, broker.ErrFreed) { // the answer is recorded; a worker is needed again
 			if err := r.seat(ctx, d); err != nil {
 				return err
 			}
-			try = -1
+			diverged = 0
+			continue
+		}
+		// A process can be killed by somebody else, or by the kernel for want of memory.
+		// What it did is in the journal, so another one goes on.
+		if (errors.Is(err, errGone) || errors.Is(err, errStart)) && !errors.Is(err, ErrLimit) && lost < maxLost && ctx.Err() == nil {
+			lost++
+			r.Log.Warn("a worker is gone, another one goes on", slog.String("run", string(id)), slog.String("error", visible(err.Error())))
 			continue
 		}
 		if unmet := new(pinned); errors.As(err, &unmet) {
@@ -108,7 +119,7 @@ func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
 			return r.finish(id, p.session, ending{state: host.StateFailed, failure: f.Error()})
 		}
 		if errors.Is(err, broker.ErrContinued) { // durable: a fresh instance begins with the state
-			try = -1
+			diverged, lost, past = 0, 0, 0
 			continue
 		}
 		if !errors.Is(err, journal.ErrDiverged) {
@@ -116,7 +127,7 @@ func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
 		}
 		// One divergence is no proof: a worker may have been broken. A second, from a
 		// fresh replay, is.
-		if try > 0 {
+		if diverged++; diverged > 1 {
 			return r.finish(id, p.session, ending{state: host.StateDiverged, failure: err.Error()})
 		}
 	}
@@ -277,7 +288,7 @@ func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
 	defer wall.Stop()
 	w, err := r.Spawner.Spawn(ctx, p.dir, p.start.Limits.CPU)
 	if err != nil {
-		return fmt.Errorf("the worker did not start: %w", err)
+		return fmt.Errorf("%w: %w", errStart, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	defer func() {
@@ -335,9 +346,17 @@ func (r *Runner) hold(p *prepared, why *pinned) error {
 	return broker.ErrSuspended
 }
 
+// maxLost is how many workers a run may lose in a row without an answer in between.
+const maxLost = 2
+
+// ErrLimit is wrapped by Worker.Close if the process was ended by a limit of its own:
+// another one would come to the same end.
+var ErrLimit = errors.New("limit of the process")
+
 var (
-	errWall = errors.New("wall clock limit")
-	errGone = errors.New("the worker ended without a word")
+	errWall  = errors.New("wall clock limit")
+	errStart = errors.New("the worker did not start")
+	errGone  = errors.New("the worker ended without a word")
 )
 
 // alarm records what a worker tried and may not: a guest that got this far has

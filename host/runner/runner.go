@@ -39,7 +39,8 @@ type Worker interface {
 	io.ReadWriter
 	Ready() wire.Ready
 	// Close kills the process, waits for it and says why it ended, with what it
-	// printed. Nil means that it ended by itself with status 0.
+	// printed. Nil means that it ended by itself with status 0, or because of Close.
+	// ErrLimit is wrapped if a limit of its own ended it.
 	Close() error
 	// Done is closed when the process has ended.
 	Done() <-chan struct{}

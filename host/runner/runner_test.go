@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -71,6 +72,7 @@ type fakeSpawner struct {
 	ready   string
 	tried   []string
 	err     error
+	ended   error // what closing a worker says
 }
 
 // script is what a worker does on its descriptor.
@@ -85,7 +87,7 @@ func (s *fakeSpawner) Spawn(context.Context, string, time.Duration) (runner.Work
 	do := s.scripts[min(s.started, len(s.scripts)-1)]
 	s.started++
 	host, worker := net.Pipe()
-	w := &fakeWorker{Conn: host, ready: s.ready, tried: s.tried, gone: make(chan struct{})}
+	w := &fakeWorker{Conn: host, ready: s.ready, tried: s.tried, ended: s.ended, gone: make(chan struct{})}
 	go func() {
 		defer close(w.gone)
 		do(worker)
@@ -98,6 +100,7 @@ type fakeWorker struct {
 	net.Conn
 	ready string
 	tried []string
+	ended error
 	gone  chan struct{}
 }
 
@@ -107,7 +110,7 @@ func (w *fakeWorker) Done() <-chan struct{} { return w.gone }
 func (w *fakeWorker) Close() error {
 	_ = w.Conn.Close()
 	<-w.gone
-	return nil
+	return w.ended
 }
 
 // open reads what the host says first.
@@ -299,7 +302,11 @@ func TestBadWorkersEndTheirOwnRun(t *testing.T) {
 		"never reads":       {func(c net.Conn) { _, _ = c.Read(make([]byte, 1)); <-hung(c) }, "LIMIT: the run took longer than 300ms without waiting"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, &fakeSpawner{scripts: []script{c.do, func(conn net.Conn) { open(conn); call(conn, 1, now); done(conn) }}})
+			scripts := []script{c.do, func(conn net.Conn) { open(conn); call(conn, 1, now); done(conn) }}
+			if strings.HasPrefix(name, "gone") { // a worker that is gone is replaced twice
+				scripts = append([]script{c.do, c.do}, scripts...)
+			}
+			b := newBench(t, &fakeSpawner{scripts: scripts})
 			v := b.result(t)
 			if v.State != host.StateFailed || v.Failure != c.failure {
 				t.Errorf("the run %s: %q\nwant failed: %q", v.State, v.Failure, c.failure)
@@ -311,6 +318,20 @@ func TestBadWorkersEndTheirOwnRun(t *testing.T) {
 				t.Errorf("the next run %s: %s", v.State, v.Failure)
 			}
 		})
+	}
+}
+
+// A worker that somebody kills takes nothing with it: another one goes on.
+func TestARunOutlivesItsWorker(t *testing.T) {
+	gone := func(c net.Conn) { open(c); call(c, 1, now) }
+	well := func(c net.Conn) { open(c); call(c, 1, now); done(c) }
+	s := &fakeSpawner{scripts: []script{gone, gone, well}}
+	if v := newBench(t, s).result(t); v.State != host.StateSucceeded || s.started != 3 {
+		t.Errorf("with %d workers the run %s: %s", s.started, v.State, v.Failure)
+	}
+	s = &fakeSpawner{ended: fmt.Errorf("%w of 1s", runner.ErrLimit), scripts: []script{gone, well}}
+	if v := newBench(t, s).result(t); v.State != host.StateFailed || s.started != 1 || !strings.Contains(v.Failure, "limit of the process of 1s") {
+		t.Errorf("with %d workers the run %s: %s", s.started, v.State, v.Failure)
 	}
 }
 

@@ -295,21 +295,36 @@ func (tx *Tx) ReleaseHold(run host.RunID, call uint32) error {
 
 // Reservation is that of an attempt that is not settled.
 type Reservation struct {
+	Call    uint32
 	Attempt int
 	Period  string
+	Amount  abi.MicroUSD
 }
 
 // OpenReservations lists the attempts of a call that are not settled. What a question
 // holds is none of an attempt.
 func (tx *Tx) OpenReservations(run host.RunID, call uint32) (list []Reservation, err error) {
 	err = tx.each(func(r *sql.Rows) error {
-		var o Reservation
-		if err := r.Scan(&o.Attempt, &o.Period); err != nil {
+		o := Reservation{Call: call}
+		if err := r.Scan(&o.Attempt, &o.Period, &o.Amount); err != nil {
 			return err
 		}
 		list = append(list, o)
 		return nil
-	}, `SELECT attempt, period FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt <> ? AND settled_micro IS NULL ORDER BY attempt`, tx.ws, run, call, hold)
+	}, `SELECT attempt, period, reserved_micro FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt <> ? AND settled_micro IS NULL ORDER BY attempt`, tx.ws, run, call, hold)
+	return list, err
+}
+
+// OpenAttempts lists the attempts of a run's calls that are not settled.
+func (tx *Tx) OpenAttempts(run host.RunID) (list []Reservation, err error) {
+	err = tx.each(func(r *sql.Rows) error {
+		var o Reservation
+		if err := r.Scan(&o.Call, &o.Attempt, &o.Period, &o.Amount); err != nil {
+			return err
+		}
+		list = append(list, o)
+		return nil
+	}, `SELECT call_no, attempt, period, reserved_micro FROM spend WHERE ws = ? AND run_id = ? AND attempt <> ? AND settled_micro IS NULL ORDER BY call_no, attempt`, tx.ws, run, hold)
 	return list, err
 }
 

@@ -553,7 +553,7 @@ func TestEveryMethod(t *testing.T) {
 				is("Reserve", tx.Reserve("run_1", "run_1", call, 1, "2026-11", 10), nil)
 			}
 			open, err := tx.OpenReservations("run_1", 1)
-			is("OpenReservations", open, []store.Reservation{{Attempt: 1, Period: "2026-11"}})
+			is("OpenReservations", open, []store.Reservation{{Call: 1, Attempt: 1, Period: "2026-11", Amount: 10}})
 			is("Settle", tx.Settle("run_1", 1, 1, 4), nil)
 			is("Settle", tx.Settle("run_1", 1, 1, 4), host.ErrConflict)
 			is("SetWarned", tx.SetWarned("period:2026-11", 80), nil)
@@ -572,6 +572,8 @@ func TestEveryMethod(t *testing.T) {
 			is("GiveBack", []any{spent, err7}, []any{abi.MicroUSD(0), nil})
 			_, twice := tx.GiveBack("run_2")
 			is("GiveBack", twice, host.ErrConflict)
+			attempts, err8 := tx.OpenAttempts("run_1")
+			is("OpenAttempts", []any{attempts, err8}, []any{[]store.Reservation{{Call: 0, Attempt: 1, Period: "2026-11", Amount: 10}, {Call: 2, Attempt: 1, Period: "2026-11", Amount: 10}}, nil})
 			is("SettleRun", tx.SettleRun("run_1"), nil)
 			total, err3 := tx.SpendTotal("run:run_1")
 			is("SpendTotal", total, store.Total{Settled: 24})

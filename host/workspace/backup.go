@@ -16,6 +16,7 @@ import (
 
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/vault"
 )
@@ -232,6 +233,9 @@ func Restore(ctx context.Context, c Config, from string) error {
 		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}
+	}
+	if err := module.SealAll(filepath.Join(c.Dir, "modules")); err != nil { // workers of another user read them
+		return err
 	}
 	if _, err := vault.OpenKeysetWith(ctx, filepath.Join(c.Dir, "keyset.json"), c.Name, c.KEK, 0); err != nil {
 		return err

@@ -40,8 +40,51 @@ func Open(t testing.TB, dir string, ws host.Workspace, now time.Time) (*store.St
 	if c := Config(t, dir, ws); c != nil {
 		return store.OpenPostgres(context.Background(), *c, ws, "test")
 	}
-	return store.Open(context.Background(), filepath.Join(dir, "db"), ws, "test", now)
+	path := filepath.Join(dir, "db")
+	if err := furnish(path); err != nil {
+		return nil, err
+	}
+	return store.Open(context.Background(), path, ws, "test", now)
 }
+
+// furnish puts a database at path that has had its migrations, if none is there: tests
+// open hundreds, and the migrations are most of what a new one costs.
+func furnish(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	b, err := migrated()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, b, 0o600)
+}
+
+// migrated is a database without rows, nobody having held its lease.
+var migrated = sync.OnceValues(func() (_ []byte, err error) {
+	dir, err := os.MkdirTemp("", "db")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	path := filepath.Join(dir, "db")
+	s, err := store.Open(context.Background(), path, "template", "test", time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Close(); err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		return nil, err
+	}
+	_, err = db.ExecContext(context.Background(), `DELETE FROM lease; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE`)
+	if err := errors.Join(err, db.Close()); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+})
 
 // Config is where that database is, nil for SQLite. A lease that was not given back
 // is over: whoever opens again stands for a daemon that starts later.
@@ -150,6 +193,12 @@ func Own(t testing.TB) *Server {
 	t.Cleanup(func() { s.Crash(t); _ = os.RemoveAll(s.dir) })
 	return s
 }
+
+// Start starts a server for a program that is no Go test. Stop it with Stop.
+func Start(ctx context.Context) (*Server, error) { return start(ctx) }
+
+// Stop ends the server and removes it.
+func (s *Server) Stop() error { return errors.Join(s.stop(), os.RemoveAll(s.dir)) }
 
 func start(ctx context.Context) (*Server, error) {
 	bin, err := programs()
