@@ -177,14 +177,13 @@ func (s *Shelf) Dir(ctx context.Context, m store.Module) (string, error) {
 		return "", fmt.Errorf("module %s: the stored upload was changed", m.SHA256)
 	}
 	again := m
-	manifest, err := s.make(ctx, upload, &again, nil)
-	if err != nil {
+	if _, err := s.make(ctx, upload, &again, nil); err != nil {
 		return "", err
 	}
 	if again.Manifest != m.Manifest || again.Image != m.Image {
 		return "", fmt.Errorf("module %s: compiled again it is another module than before", m.SHA256)
 	}
-	return place, s.store.Write(ctx, func(tx *store.Tx) error { return tx.PutModule(manifest.Name, again) })
+	return place, s.store.Write(ctx, func(tx *store.Tx) error { return tx.KeepModule(again) })
 }
 
 // keepUpload stores the bytes durably before the row that refers to them.

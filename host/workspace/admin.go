@@ -107,6 +107,11 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 		if policy, err = grant.Compile(version, toGrants(grants), w.Operator.Ceiling, row.Policies); err != nil {
 			return &host.Problem{Kind: host.ErrInvalid, Code: "CONFIG_POLICY", Detail: err.Error(), Remedy: "correct the policy and apply again; nothing was changed"}
 		}
+		for _, name := range policy.Groups() {
+			if !slices.ContainsFunc(cfg.Groups, func(g config.Group) bool { return g.Name == name }) {
+				return &host.Problem{Kind: host.ErrInvalid, Code: "CONFIG_GROUP", Detail: fmt.Sprintf("a policy's @approvers names the group %q, which is not under groups", name), Remedy: "describe it in workspace.yaml and apply again; nothing was changed"}
+			}
+		}
 		changes = describeChanges(old, row, before, grants)
 		if err := tx.ReplaceGrants(grants, c.Name, now); err != nil {
 			return err
@@ -119,15 +124,13 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 		// In force before the next transaction: what a call is decided by is looked at
 		// once more in the one that writes its attempt. If this one cannot be committed,
 		// the store is closed and the daemon stops.
-		w.put(built, broker.Rules{Policy: policy, Cap: limit, Owner: w.owner.Email, Identical: cfg.IdenticalCalls})
+		w.put(built, broker.Rules{Policy: policy, Cap: limit, Owner: w.owner.Email, Identical: cfg.IdenticalCalls, Questions: cfg.Questions})
 		return nil
 	})
 	if err != nil {
 		return api.ApplyResult{}, err
 	}
-	for _, id := range voided {
-		w.runner.Wake(id)
-	}
+	// Those whose questions were voided are due, like those that wait for what changed.
 	return api.ApplyResult{Version: policy.Version, Grants: len(grants), Changes: changes}, w.runner.Recheck()
 }
 
