@@ -25,7 +25,9 @@ func FuzzWorker(f *testing.F) {
 	for _, seed := range [][]byte{
 		nil, ask, end, append(ask, end...), append(append(ask, ask...), end...), end[:len(end)-1],
 		frame(wire.KindLog, []byte("\x1b[31mred\n")), frame(wire.KindFault, []byte(`{"code":"TRAP","message":"x"}`)),
-		frame(wire.KindSeen, make([]byte, 36)), {0xff, 0xff, 0xff, 0xff, byte(wire.KindDone)}, []byte("panic: runtime error"),
+		frame(wire.KindSeen, make([]byte, 36)),
+		{0xff, 0xff, 0xff, 0xff, byte(wire.KindDone)},
+		[]byte("panic: runtime error"),
 		frame(wire.KindCall, wire.AppendCall(nil, 1), []byte(`{"op":"time.sleep","v":1,"args":{"ms":1}}`)),
 	} {
 		f.Add(seed)
