@@ -267,7 +267,7 @@ func (d *decision) waitForTurn(tx *store.Tx, wake time.Time) error {
 	if err := d.record(); err != nil {
 		return err
 	}
-	d.wait = host.WaitTimer
+	d.wait = host.WaitTurn
 	d.tell = fmt.Sprintf("%s has been asked often enough for now; %s is asked for at %s", d.s.Run.OnBehalfOf.Name, d.c.op.Name, wake.UTC().Format(time.RFC3339))
 	return d.park(tx, wake)
 }
