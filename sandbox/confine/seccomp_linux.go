@@ -50,6 +50,32 @@ func writing() []string {
 	return []string{"unlinkat", "renameat", "fsync", "ftruncate", "mkdirat"}
 }
 
+// plugin is what a program needs on top that starts under the filter, listens on a
+// Unix stream socket and speaks gRPC over what it accepts.
+//
+// Datagram sockets stay out, and pairs of them: they name a destination with each
+// send, so that leaving connect out would say nothing.
+func plugin() ([]string, []seccomp.NameWithConditions) {
+	const stream = unix.SOCK_STREAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	conditions := []seccomp.NameWithConditions{
+		{Name: "socket", Conditions: seccomp.ArgumentConditions{
+			{Argument: 0, Operation: seccomp.Equal, Value: unix.AF_UNIX},
+			{Argument: 1, Operation: seccomp.Equal, Value: stream},
+		}},
+		{Name: "setsockopt", Conditions: seccomp.ArgumentConditions{
+			{Argument: 1, Operation: seccomp.Equal, Value: unix.SOL_SOCKET},
+			{Argument: 2, Operation: seccomp.Equal, Value: unix.SO_REUSEADDR},
+		}},
+		when("prlimit64", 0, seccomp.Equal, 0), // its own; a hard limit does not rise again
+	}
+	if runtime.GOARCH == "amd64" {
+		const setFS = 0x1002 // ARCH_SET_FS, how a runtime finds its thread
+		conditions = append(conditions, when("arch_prctl", 0, seccomp.Equal, setFS))
+	}
+	// unlinkat, because the name of the socket is tried with a file first.
+	return []string{"bind", "listen", "accept4", "getsockname", "pipe2", "unlinkat"}, conditions
+}
+
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
 
 func when(name string, arg uint32, op seccomp.Operation, v uint64) seccomp.NameWithConditions {
@@ -63,7 +89,7 @@ func allowed(mode Mode) seccomp.Policy {
 	if mode == ModeCompile {
 		names = append(names, writing()...)
 	}
-	return seccomp.Policy{
+	p := seccomp.Policy{
 		DefaultAction: seccomp.ActionTrap,
 		Syscalls: []seccomp.SyscallGroup{
 			{Action: seccomp.ActionAllow, Names: names, NamesWithCondtions: []seccomp.NameWithConditions{
@@ -84,6 +110,14 @@ func allowed(mode Mode) seccomp.Policy {
 			{Action: errno(unix.ENOSYS), Names: []string{"clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "openat2"}},
 		},
 	}
+	if mode == ModePlugin {
+		more, conditions := plugin()
+		p.Syscalls[0].Names = append(p.Syscalls[0].Names, more...)
+		p.Syscalls[0].NamesWithCondtions = append(p.Syscalls[0].NamesWithCondtions, conditions...)
+		// Logging libraries ask whether they write to a terminal. They do not.
+		p.Syscalls = append(p.Syscalls, seccomp.SyscallGroup{Action: errno(unix.ENOTTY), Names: []string{"ioctl"}})
+	}
+	return p
 }
 
 // without is a further filter: of all filters the strictest answer counts.

@@ -1,0 +1,40 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// dial connects to the socket of the handshake and makes sure that the process that was
+// started is the one that listens there.
+func (r *run) dial(ctx context.Context, path string) (net.Conn, error) {
+	if filepath.Dir(path) != fmt.Sprintf("/proc/self/fd/%d", r.open.Fd()) {
+		return nil, errors.New("this is not the plugin's directory")
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := c.(*net.UnixConn).SyscallConn() //nolint:errcheck,forcetypeassert // a dial of "unix" returns nothing else
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	var peer *unix.Ucred
+	var failed error
+	if err = raw.Control(func(fd uintptr) { peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err == nil {
+		err = failed
+	}
+	if err == nil && int(peer.Pid) != r.p.PID() {
+		err = fmt.Errorf("process %d listens there, not the plugin", peer.Pid)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
