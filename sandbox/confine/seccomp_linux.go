@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
+	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
@@ -82,15 +83,14 @@ func when(name string, arg uint32, op seccomp.Operation, v uint64) seccomp.NameW
 	return seccomp.NameWithConditions{Name: name, Conditions: seccomp.ArgumentConditions{{Argument: arg, Operation: op, Value: v}}}
 }
 
-// allowed is the first filter. Its default stands for user notification; see
-// install.
+// allowed is the first filter. Its default is user notification; see install.
 func allowed(mode Mode) seccomp.Policy {
 	names := append(base(), reading()...)
 	if mode == ModeCompile {
 		names = append(names, writing()...)
 	}
 	p := seccomp.Policy{
-		DefaultAction: seccomp.ActionTrap,
+		DefaultAction: seccomp.ActionUserNotify,
 		Syscalls: []seccomp.SyscallGroup{
 			{Action: seccomp.ActionAllow, Names: names, NamesWithCondtions: []seccomp.NameWithConditions{
 				when("clone", 0, seccomp.Equal, threadFlags),
@@ -130,22 +130,73 @@ func without(names []string) seccomp.Policy {
 
 func errno(e unix.Errno) seccomp.Action { return seccomp.ActionErrno | seccomp.Action(e) }
 
+// assemble writes the program of a policy. The library's own assembler is not used: it
+// compares the next name with what the last condition loaded, which is an argument, so
+// that whoever chooses that argument gets past other conditions (TestLinuxStaleArgument).
+// Here the number is loaded anew after each condition, and no jump leaves its block.
+func assemble(p seccomp.Policy) ([]bpf.Instruction, error) {
+	info, err := arch.GetInfo("")
+	if err != nil {
+		return nil, err
+	}
+	const number, architecture, arguments = 0, 4, 16 // in struct seccomp_data
+	ret := func(a seccomp.Action) bpf.Instruction { return bpf.RetConstant{Val: uint32(a)} }
+	load := func(off uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: off, Size: 4} }
+	code := []bpf.Instruction{
+		load(architecture),
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(info.ID), SkipTrue: 1},
+		ret(p.DefaultAction), // the 32-bit calls
+		load(number),
+	}
+	if info.ID == arch.X86_64.ID {
+		code = append(code, bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(arch.X32.SeccompMask), SkipFalse: 1}, ret(errno(unix.ENOSYS)))
+	}
+	for _, g := range p.Syscalls {
+		for _, name := range g.Names {
+			nr, ok := info.SyscallNames[name]
+			if !ok {
+				return nil, fmt.Errorf("there is no system call %s", name)
+			}
+			code = append(code, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: 1}, ret(g.Action))
+		}
+		for _, c := range g.NamesWithCondtions {
+			nr, ok := info.SyscallNames[c.Name]
+			if !ok {
+				return nil, fmt.Errorf("there is no system call %s", c.Name)
+			}
+			rest := 4*len(c.Conditions) + 1 // two loads and two tests for each, and the return
+			block := []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: uint8(rest)}}
+			for _, x := range c.Conditions {
+				if x.Operation != seccomp.Equal && x.Operation != seccomp.BitsNotSet {
+					return nil, fmt.Errorf("a condition of %s is of another kind", c.Name)
+				}
+				// Little-endian, as every architecture of ours: the high half comes second.
+				for _, half := range []struct{ off, val uint32 }{{4, uint32(x.Value >> 32)}, {0, uint32(x.Value)}} {
+					block = append(block, load(arguments+8*x.Argument+half.off))
+					rest -= 2
+					test := bpf.JumpIf{Cond: bpf.JumpEqual, Val: half.val, SkipFalse: uint8(rest)}
+					if x.Operation == seccomp.BitsNotSet {
+						test = bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: half.val, SkipTrue: uint8(rest)}
+					}
+					block = append(block, test)
+				}
+			}
+			code = append(code, append(block, ret(g.Action), load(number))...)
+		}
+	}
+	return append(code, ret(p.DefaultAction)), nil
+}
+
 // install puts a filter on every thread. With notify it returns the listener:
 // forbidden calls then wait for the answer of whoever holds it, and return ENOSYS
 // once nobody does.
 func install(p seccomp.Policy, notify bool) (listener int, err error) {
-	insts, err := p.Assemble()
+	if notify {
+		p.DefaultAction = seccomp.ActionUserNotify
+	}
+	insts, err := assemble(p)
 	if err != nil {
 		return -1, fmt.Errorf("the filter cannot be assembled: %w", err)
-	}
-	if notify {
-		// The library refuses user notification as a default action, so the
-		// policy has ActionTrap there and that one constant is rewritten.
-		for i, in := range insts {
-			if rc, ok := in.(bpf.RetConstant); ok && rc.Val == uint32(seccomp.ActionTrap) {
-				insts[i] = bpf.RetConstant{Val: uint32(seccomp.ActionUserNotify)}
-			}
-		}
 	}
 	raw, err := bpf.Assemble(insts)
 	if err != nil {
