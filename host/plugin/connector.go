@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
@@ -168,7 +167,7 @@ func describeConnector(pinned []Operation) func(context.Context, *grpc.ClientCon
 	return func(ctx context.Context, c *grpc.ClientConn) error {
 		d, err := pluginpb.NewConnectorClient(c).Describe(ctx, &pluginpb.DescribeRequest{})
 		if err != nil {
-			return fmt.Errorf("it does not describe itself: %s", status.Code(err))
+			return fmt.Errorf("it does not describe itself: %w", quoted(err))
 		}
 		return compare(pinned, d.GetOperations())
 	}

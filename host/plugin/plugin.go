@@ -3,17 +3,19 @@
 // Laws, each with a test:
 //
 //  1. What the operator pinned counts. A plugin that describes itself otherwise is
-//     refused (TestADescriptorThatDiffersIsRefused).
+//     refused (TestLinuxPluginsThatDoNotComeUp).
 //  2. A plugin names one socket in its own directory, and who listens there is the
-//     process that was started (TestHandshakesThatPointElsewhere).
+//     process that was started (TestLinuxPluginsThatDoNotComeUp).
 //  3. It says what would be sent and never what it costs, who may do it, with whose
-//     credential, or under which key (TestPlansBeyondThePin).
+//     credential, or under which key (TestLinuxPluginsThatMisbehave).
 //  4. Whatever it answers, or fails to answer in time, is a refusal; the process is
-//     ended and started again after a while that doubles (TestAHangingPlugin).
-//  5. Its replies are external (TestRepliesAreExternal). Its refusals and findings are
+//     ended and started again after a while that doubles (TestPauses).
+//  5. Its replies are external (TestLinuxConnectorPlugin). Its refusals and findings are
 //     ids, so that no words of it appear as the host's.
-//  6. A scanner that is down holds everything back (TestAScannerThatIsDown).
-//  7. The host opens no stream to it, so that it cannot push (TestNoStreams).
+//  6. A scanner that is down holds everything back (TestLinuxScannerPlugin).
+//  7. The host opens no stream to it, so that it cannot push.
+//
+// The tests named TestLinux are in cmd/monroed, where the walls are.
 //
 // It knows go-plugin, the protocol and backing off. It must not know how a process is
 // confined (cmd/monroed hands that in), grants or the store.
@@ -305,7 +307,9 @@ func noStreams(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, grpc
 }
 
 // dispensed hands the bare connection out.
-type dispensed struct{ goplugin.NetRPCUnsupportedPlugin }
+type dispensed struct {
+	goplugin.NetRPCUnsupportedPlugin
+}
 
 func (dispensed) GRPCServer(*goplugin.GRPCBroker, *grpc.Server) error {
 	return errors.New("the host serves no plugin")
@@ -325,6 +329,8 @@ type run struct {
 	open *os.File // the directory, so that its path can be of any length
 	p    Process
 	line io.ReadCloser
+	// socket is where it listens; set by PluginToHost, which comes before every dial.
+	socket string
 }
 
 // prepare makes the environment: what go-plugin sets, and nothing of this process's.
@@ -409,7 +415,8 @@ func (r *run) PluginToHost(network, address string) (string, string, error) {
 	if network != "unix" || name == "" || name == "." || name == ".." || len(name) > 64 || strings.ContainsAny(name, "/\x00@") {
 		return "", "", errors.New("it names something else than a socket in its directory")
 	}
-	return "unix", filepath.Join(fmt.Sprintf("/proc/self/fd/%d", r.open.Fd()), name), nil
+	r.socket = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", r.open.Fd()), name)
+	return "unix", r.socket, nil
 }
 
 func (r *run) HostToPlugin(string, string) (string, string, error) {

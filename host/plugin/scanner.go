@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
@@ -47,7 +46,7 @@ func NewScanner(c Config, pinned []Finding) (*Scanner, error) {
 	s, err := newSupervisor(c, plugin.KindScanner, func(ctx context.Context, conn *grpc.ClientConn) error {
 		d, err := pluginpb.NewScannerClient(conn).Describe(ctx, &pluginpb.DescribeRequest{})
 		if err != nil {
-			return fmt.Errorf("it does not describe itself: %s", status.Code(err))
+			return fmt.Errorf("it does not describe itself: %w", quoted(err))
 		}
 		if got := d.GetFindings(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(ids))) {
 			return fmt.Errorf("%w: its findings differ", ErrPinned)

@@ -49,7 +49,7 @@ type Config struct {
 	// KEK seals the keyset's file; nil leaves it in clear text.
 	KEK vault.KEK
 	// World builds the connectors for a configuration.
-	World    func(*config.Workspace) (broker.World, error)
+	World func(*config.Workspace) (broker.World, error)
 	// Scanner looks at what leaves and at what comes in; nil finds nothing.
 	Scanner  broker.Scanner
 	Compiler module.Compiler

@@ -45,7 +45,7 @@ func (p *Program) check(digest abi.Digest) error {
 	owner, ok := st.Sys().(*syscall.Stat_t)
 	switch {
 	case digest != p.pinned:
-		return fmt.Errorf("%w: it is %x, pinned is %x", ErrDigest, digest, p.pinned)
+		return fmt.Errorf("%w: it is %s, pinned is %s", ErrDigest, digest, p.pinned)
 	case !st.Mode().IsRegular() || st.Mode().Perm()&0o022 != 0:
 		return fmt.Errorf("%w: others may write it; chmod 755 it", ErrDigest)
 	case !ok || owner.Uid != 0 && int(owner.Uid) != os.Geteuid():
