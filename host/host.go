@@ -149,6 +149,7 @@ const (
 	WaitApproval WaitKind = "approval"
 	WaitBudget   WaitKind = "budget"
 	WaitTimer    WaitKind = "timer"
+	WaitTurn     WaitKind = "turn" // to ask: its person has been asked often enough for now
 	WaitUnknown  WaitKind = "outcome_unknown"
 	// WaitConnector is for a server, a folder or a credential that the operator took away.
 	WaitConnector WaitKind = "connector"
@@ -160,7 +161,7 @@ const (
 
 // WaitKinds lists every kind.
 func WaitKinds() []WaitKind {
-	return []WaitKind{WaitApproval, WaitBudget, WaitTimer, WaitUnknown, WaitConnector, WaitPinned, WaitSkill, WaitModel, WaitRestored}
+	return []WaitKind{WaitApproval, WaitBudget, WaitTimer, WaitTurn, WaitUnknown, WaitConnector, WaitPinned, WaitSkill, WaitModel, WaitRestored}
 }
 
 // Owner says whose turn it is while a run waits. Every kind has one; what is not known
@@ -173,6 +174,8 @@ func (k WaitKind) Owner() string {
 		return "an admin, who can raise the cap"
 	case WaitTimer:
 		return "the clock"
+	case WaitTurn:
+		return "its person, who has been asked often enough in this hour"
 	case WaitUnknown:
 		return "a person, who looks at the other side"
 	case WaitConnector:

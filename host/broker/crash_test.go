@@ -158,7 +158,7 @@ func (h *house) help(arrived map[string]bool) {
 		for _, a := range open {
 			h.answer(a.Call, true)
 		}
-	case host.WaitTimer:
+	case host.WaitTurn, host.WaitTimer:
 		h.now = row.WakeAt
 	case host.WaitUnknown:
 		now := h.door.Now

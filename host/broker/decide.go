@@ -267,7 +267,7 @@ func (d *decision) waitForTurn(tx *store.Tx, wake time.Time) error {
 	if err := d.record(); err != nil {
 		return err
 	}
-	d.wait = host.WaitTimer
+	d.wait = host.WaitTurn
 	d.tell = fmt.Sprintf("%s has been asked often enough for now; %s is asked for at %s", d.s.Run.OnBehalfOf.Name, d.c.op.Name, wake.UTC().Format(time.RFC3339))
 	return d.park(tx, wake)
 }
@@ -298,20 +298,10 @@ func (d *decision) reserve(tx *store.Tx) error {
 	if c.plan.Ceiling == 0 {
 		return nil
 	}
-	amount, period, err := tx.UseHold(d.s.Run.ID, c.n, c.attempts+1)
-	if err == nil { // reserved when a person was asked, in the month of that moment
-		month, err := tx.SpendTotal(store.PeriodScope(period))
-		if err != nil {
+	if c.approval != "" {
+		if held, err := d.useHold(tx); held || err != nil {
 			return err
 		}
-		if month.Settled+month.Reserved > d.rules.Cap { // it was lowered since: that stops what has not left
-			return errShort
-		}
-		c.reserved, c.period = amount, period
-		return nil
-	}
-	if !errors.Is(err, host.ErrNotFound) {
-		return err
 	}
 	short, warn, err := spend.Reserve(tx, d.s.Run, c.n, c.attempts+1, c.plan.Ceiling, d.rules.Cap, d.now)
 	if err := shortage(short, err); err != nil {
@@ -320,6 +310,26 @@ func (d *decision) reserve(tx *store.Tx) error {
 	c.reserved, c.period = c.plan.Ceiling, spend.Period(d.now)
 	d.warned(warn)
 	return nil
+}
+
+// useHold takes what was reserved when a person was asked, in the month of that moment.
+func (d *decision) useHold(tx *store.Tx) (held bool, err error) {
+	amount, period, err := tx.UseHold(d.s.Run.ID, d.c.n, d.c.attempts+1)
+	if errors.Is(err, host.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	month, err := tx.SpendTotal(store.PeriodScope(period))
+	if err != nil {
+		return false, err
+	}
+	if month.Settled+month.Reserved > d.rules.Cap { // it was lowered since: that stops what has not left
+		return false, errShort
+	}
+	d.c.reserved, d.c.period = amount, period
+	return true, nil
 }
 
 // warned witnesses a warning that this reservation crossed.

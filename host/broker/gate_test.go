@@ -252,7 +252,7 @@ func TestAPersonIsNotAskedTooOften(t *testing.T) {
 	}
 	var told string
 	h.s.Emit = func(e host.Event) { told = e.Text }
-	h.waits(1, raw("c"), host.WaitTimer)
+	h.waits(1, raw("c"), host.WaitTurn)
 	if !strings.Contains(told, "Ann has been asked often enough") {
 		t.Error(told)
 	}
@@ -274,7 +274,7 @@ func TestAPersonIsNotAskedTooOften(t *testing.T) {
 	h.now = h.now.Add(2 * time.Hour)
 	h.waits(1, raw("d"), host.WaitApproval)
 	h.start(500)
-	h.waits(1, raw("e"), host.WaitTimer)
+	h.waits(1, raw("e"), host.WaitTurn)
 	last := h.run
 	h.run = third
 	h.resume()

@@ -39,7 +39,7 @@ type Workspace struct {
 	// Groups are whom the policies' @approvers name.
 	Groups []Group `yaml:"groups,omitempty" json:"groups,omitempty"`
 	// Questions bounds how often a person is asked. 0 means the default of 20.
-	Questions int      `yaml:"questions_per_hour,omitempty" json:"questions_per_hour,omitempty" minimum:"1" maximum:"1000" doc:"how many questions of a person's runs are asked within an hour or are open; the rest waits its turn; 20 if absent"`
+	Questions int      `yaml:"questions_per_hour,omitempty" json:"questions_per_hour,omitempty" minimum:"1" maximum:"10000" doc:"how many questions of a person's runs are asked within an hour or are open; the rest waits its turn; 20 if absent"`
 	Policies  []string `yaml:"policies,omitempty" json:"policies,omitempty" doc:"Cedar files beside this one; they can only forbid"`
 }
 
@@ -375,8 +375,8 @@ func ParseWorkspace(text []byte) (*Workspace, error) {
 			}
 		}
 	}
-	if w.Questions < 0 || w.Questions > 1000 {
-		return nil, problem("CONFIG_QUESTIONS", "workspace.yaml: questions_per_hour: 1 to 1000, or leave it out for the default")
+	if w.Questions < 0 || w.Questions > 10000 {
+		return nil, problem("CONFIG_QUESTIONS", "workspace.yaml: questions_per_hour: 1 to 10000, or leave it out for the default")
 	}
 	groups := map[string]bool{}
 	for _, g := range w.Groups {

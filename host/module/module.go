@@ -37,8 +37,14 @@ type Compiled struct {
 	Manifest []byte
 }
 
+// EscapeError is a compile child that tried what it may not: an upload took it over.
+type EscapeError struct{ Tried string }
+
+func (e *EscapeError) Error() string { return e.Tried }
+
 // Compiler admits and compiles a module in a process of its own, into a private,
-// empty directory. A refusal is a *host.Problem that tells the author what to do.
+// empty directory. A refusal is a *host.Problem that tells the author what to do; a
+// child that was taken over is an *EscapeError.
 type Compiler interface {
 	Compile(ctx context.Context, module []byte, dir string) (Compiled, error)
 }

@@ -2,8 +2,10 @@ package workspace
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
 	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/vault"
 )
@@ -264,6 +267,12 @@ func (w *Workspace) PushSkill(ctx context.Context, c host.Caller, upload []byte)
 	}
 	now := w.Now()
 	m, manifest, err := w.shelf.Push(ctx, upload, c.Name, now, w.checkManifest)
+	if e := new(module.EscapeError); errors.As(err, &e) {
+		return host.Skill{}, errors.Join(w.escaped(ctx, c, upload, e), &host.Problem{
+			Kind: host.ErrInvalid, Code: "MODULE_ESCAPE", Detail: e.Tried,
+			Remedy: "look at where this module comes from: it attacked the process that compiled it; nothing was stored",
+		})
+	}
 	if err != nil {
 		return host.Skill{}, err
 	}
@@ -272,6 +281,16 @@ func (w *Workspace) PushSkill(ctx context.Context, c host.Caller, upload []byte)
 		return err
 	})
 	return w.skill(m, *manifest), err
+}
+
+// escaped witnesses that an upload took over the process that compiled it.
+func (w *Workspace) escaped(ctx context.Context, c host.Caller, upload []byte, e *module.EscapeError) error {
+	digest := abi.Digest(sha256.Sum256(upload))
+	w.Log.Warn("an upload attacked its compiler", slog.String("module", digest.String()), slog.String("tried", e.Tried))
+	return w.store.Write(ctx, func(tx *store.Tx) error {
+		_, err := audit.Append(tx, audit.Leaf{TimeMS: w.Now().UnixMilli(), Kind: audit.KindAlarm, Who: c.ID, Module: digest.String(), Detail: e.Tried})
+		return err
+	})
 }
 
 // checkManifest holds a manifest to the pinned descriptors.

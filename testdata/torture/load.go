@@ -116,7 +116,7 @@ func (j *job) input() json.RawMessage {
 }
 
 func (l *load) config() string {
-	return fmt.Sprintf("version: 1\nworkspace: %s\ncap_usd: \"%s\"\n%s", workspace, dollars(l.cap), l.grants)
+	return fmt.Sprintf("version: 1\nworkspace: %s\ncap_usd: \"%s\"\nquestions_per_hour: 10000\n%s", workspace, dollars(l.cap), l.grants)
 }
 
 // serve tells which daemon is there.
