@@ -261,6 +261,7 @@ func refusal(r pluginpb.Refusal) *abi.Denial {
 		return abi.Deny(abi.TooLarge, "the arguments are too large for the plugin", "send less")
 	case pluginpb.Refusal_REFUSAL_NOT_FOUND:
 		return abi.Deny(abi.NotFound, "the plugin does not know what the arguments name", "correct them")
+	case pluginpb.Refusal_REFUSAL_UPSTREAM:
 	}
 	return &abi.Denial{Code: abi.Upstream, Reason: "the plugin could not read the answer", Remedy: "tell the operator"}
 }

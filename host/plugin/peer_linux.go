@@ -17,7 +17,7 @@ func (r *run) dial(ctx context.Context, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := c.(*net.UnixConn).SyscallConn() //nolint:errcheck,forcetypeassert // a dial of "unix" returns nothing else
+	raw, err := c.(*net.UnixConn).SyscallConn() // a dial of "unix" returns nothing else
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

@@ -179,7 +179,7 @@ func (s *supervisor) get() (*running, *abi.Denial) {
 	defer s.mu.Unlock()
 	if s.now != nil && s.now.dead() {
 		r := s.now
-		s.fail(fmt.Errorf("it ended (%v); it printed: %s", r.run.p.Wait(), r.run.p.Stderr()))
+		s.fail(fmt.Errorf("it ended; it printed: %s", r.run.p.Stderr()))
 		r.end()
 	}
 	if s.now != nil {
@@ -282,7 +282,7 @@ func (s *supervisor) start() (_ *running, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("it does not come up: %w", quoted(err))
 	}
-	r := &running{conn: conn.(*grpc.ClientConn), client: client, run: proc} //nolint:errcheck,forcetypeassert // dispensed returns nothing else
+	r := &running{conn: conn.(*grpc.ClientConn), client: client, run: proc} // dispensed returns nothing else
 	ctx, cancel := context.WithTimeout(context.Background(), StartWithin)
 	defer cancel()
 	if err := s.describe(ctx, r.conn); err != nil {

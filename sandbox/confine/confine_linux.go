@@ -103,8 +103,10 @@ func (c *Confinement) landlock() error {
 	if err != nil || version < 1 {
 		return c.below("Landlock is not available (Linux 5.13 or later, with landlock in the lsm= list)", errors.Join(err))
 	}
-	rules := []landlock.Rule{landlock.RODirs(c.cfg.Dir)}
+	var rules []landlock.Rule
 	switch c.cfg.Mode {
+	case ModeRun, ModeCanary:
+		rules = []landlock.Rule{landlock.RODirs(c.cfg.Dir)}
 	case ModeCompile:
 		rules = []landlock.Rule{landlock.RWDirs(c.cfg.Dir)}
 	case ModePlugin: // reads and executes its own program and nothing else

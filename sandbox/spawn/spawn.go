@@ -99,6 +99,7 @@ func Memory(m Mode) int64 {
 		return CompileMemory
 	case ModePlugin:
 		return PluginMemory
+	case ModeRun, ModeCanary:
 	}
 	return RunMemory
 }
