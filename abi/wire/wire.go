@@ -55,6 +55,9 @@ import (
 // FD is the descriptor that a worker inherits.
 const FD = 3
 
+// ProgramFD is the descriptor of the program that a plugin's launcher becomes.
+const ProgramFD = 4
+
 // The hand-over: before its first frame a worker sends one of these bytes, the
 // first with the descriptor that reports forbidden system calls (SCM_RIGHTS).
 const (

@@ -4,6 +4,7 @@
 //	monroe-worker [--cpu 120s] [--memory bytes] [--parent pid] [--insecure-dev] run <dir>
 //	monroe-worker [--cpu 20s]  [--memory bytes] [--parent pid] [--insecure-dev] compile <outdir>
 //	monroe-worker [--without wall,…] canary <dir>
+//	monroe-worker [--memory bytes] [--parent pid] [--insecure-dev] plugin <dir>
 //	monroe-worker --engine
 //
 // It knows the order: confine, then read. It must not know hosts, connectors,
@@ -77,6 +78,8 @@ func work(cfg confine.Config, stderr io.Writer) error {
 		err = worker.Compile(host, c, cfg.Dir)
 	case confine.ModeCanary:
 		err = worker.Canary(host, c)
+	case confine.ModePlugin:
+		err = worker.Launch(host, c)
 	default:
 		err = worker.Run(host, c, cfg.Dir)
 	}

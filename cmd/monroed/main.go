@@ -108,14 +108,19 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	}
 	// A guest that makes its process try this has left its engine: it ends there.
 	spawner.OnViolation = func(p *spawn.Process, _ spawn.Violation) { p.Kill() }
-	build, err := worldBuilder(operator, dir)
+	plugged, err := openPlugins(spawner, operator.Plugins, log)
+	if err != nil {
+		return err
+	}
+	defer plugged.Close()
+	build, err := worldBuilder(operator, dir, plugged)
 	if err != nil {
 		return err
 	}
 	warm := runner.NewWarm(workers{spawner}, operator.SpareWorkers(), spareLife, log)
 	defer warm.Close()
 	w, err := workspace.Open(ctx, workspace.Config{
-		Name: name, Dir: dir, Postgres: postgres, Operator: operator, KEK: kek, World: build, Compiler: compiler{spawner}, Spawner: warm,
+		Name: name, Dir: dir, Postgres: postgres, Operator: operator, KEK: kek, World: build, Scanner: plugged.scanner(), Compiler: compiler{spawner}, Spawner: warm,
 		Confinement: confinement(f.InsecureDev, spawner.Walls()), Walls: (&examiner{program: f.Worker, uid: spawner.UID}).walls, Now: time.Now, Log: log,
 	})
 	if err != nil {

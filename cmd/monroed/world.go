@@ -33,7 +33,7 @@ const (
 
 // worldBuilder returns what makes the connectors for a configuration. What the
 // operator decides is read here, once; the workspace chooses its folders.
-func worldBuilder(o *config.Operator, dir string) (func(*config.Workspace) (broker.World, error), error) {
+func worldBuilder(o *config.Operator, dir string, x *plugins) (func(*config.Workspace) (broker.World, error), error) {
 	base := egress.Config{Maildirs: map[string]string{}, SMTP: map[string]egress.SMTPServer{}}
 	var creds []vault.Credential
 	fetch, c, err := webOf(o.HTTP, &base)
@@ -51,6 +51,8 @@ func worldBuilder(o *config.Operator, dir string) (func(*config.Workspace) (brok
 		return nil, err
 	}
 	creds = append(creds, c...)
+	creds = append(creds, x.credentials...)
+	base.Open = append(base.Open, x.open...)
 	if base.Credentials, err = vault.NewStatic(creds...); err != nil {
 		return nil, err
 	}
@@ -71,7 +73,7 @@ func worldBuilder(o *config.Operator, dir string) (func(*config.Workspace) (brok
 			return nil, err
 		}
 		// A new connector is one line here.
-		c.Connectors = []connectors.Connector{folders, fetch, post, model}
+		c.Connectors = append([]connectors.Connector{folders, fetch, post, model}, x.connectors...)
 		e, err := egress.New(c)
 		if err != nil {
 			return nil, err

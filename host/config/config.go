@@ -110,6 +110,8 @@ type Operator struct {
 	Retention Retention `yaml:"retention,omitempty"`
 	Keys      Keys      `yaml:"keys,omitempty"`
 	Store     Store     `yaml:"store,omitempty"`
+	// Plugins are connectors and scanners in programs of their own.
+	Plugins []Plugin `yaml:"plugins,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
 }
@@ -256,6 +258,62 @@ type Endpoint struct {
 	TokenFile   string  `yaml:"token_file,omitempty"`
 	TokenHeader string  `yaml:"token_header,omitempty"`
 	TokenPrefix *string `yaml:"token_prefix,omitempty"`
+}
+
+// Plugin is a program beside the daemon. What stands here counts, never what it says of
+// itself: a plugin that describes itself otherwise is refused.
+type Plugin struct {
+	Name   string `yaml:"name"`
+	Kind   string `yaml:"kind"`   // connector or scanner
+	Path   string `yaml:"path"`   // absolute
+	SHA256 string `yaml:"sha256"` // of the program, hexadecimal
+	// Private are single private addresses that its operations may reach, as host:port.
+	Private []string `yaml:"private,omitempty"`
+	// Operations are those of a connector.
+	Operations []PluginOperation `yaml:"operations,omitempty"`
+	// Findings are what a scanner may answer with.
+	Findings []PluginFinding `yaml:"findings,omitempty"`
+}
+
+// PluginOperation is the pinned descriptor of one operation.
+type PluginOperation struct {
+	Name    string          `yaml:"name"` // plugin.verb
+	Version int             `yaml:"version"`
+	Summary string          `yaml:"summary"`
+	Effect  abi.Effect      `yaml:"effect"`
+	Replay  abi.ReplayClass `yaml:"replay"` // pure, keyed or blind
+	Args    string          `yaml:"args"`   // JSON Schema
+	Allow   []PluginRequest `yaml:"allow"`
+	// Headers are those that the plugin may set.
+	Headers []string `yaml:"headers,omitempty"`
+	// Window and KeyHeader are those of a keyed operation.
+	Window    time.Duration `yaml:"window,omitempty"`
+	KeyHeader string        `yaml:"key_header,omitempty"`
+	// Resource is what a grant has to cover; empty: the URL without its query.
+	Resource string `yaml:"resource,omitempty"`
+	// Audience sees the request, and Readers may see the reply, besides the host that
+	// the request goes to.
+	Audience []string      `yaml:"audience,omitempty"`
+	Readers  []string      `yaml:"readers,omitempty"`
+	PriceUSD string        `yaml:"price_usd,omitempty"` // of one call
+	Timeout  time.Duration `yaml:"timeout,omitempty"`   // of one attempt; 0: 30s
+	// TokenFile holds the credential, as for an endpoint. Its operation can reach one
+	// host only.
+	TokenFile   string  `yaml:"token_file,omitempty"`
+	TokenHeader string  `yaml:"token_header,omitempty"`
+	TokenPrefix *string `yaml:"token_prefix,omitempty"`
+}
+
+// PluginRequest is one kind of request.
+type PluginRequest struct {
+	Method string      `yaml:"method"`
+	URL    abi.Pattern `yaml:"url"`
+}
+
+// PluginFinding is what is said when a scanner answers with an id.
+type PluginFinding struct {
+	ID     string `yaml:"id"`
+	Reason string `yaml:"reason"`
 }
 
 func problem(code, format string, args ...any) error {

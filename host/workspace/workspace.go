@@ -49,7 +49,9 @@ type Config struct {
 	// KEK seals the keyset's file; nil leaves it in clear text.
 	KEK vault.KEK
 	// World builds the connectors for a configuration.
-	World    func(*config.Workspace) (broker.World, error)
+	World func(*config.Workspace) (broker.World, error)
+	// Scanner looks at what leaves and at what comes in; nil finds nothing.
+	Scanner  broker.Scanner
 	Compiler module.Compiler
 	Spawner  runner.Spawner
 	// Confinement names the walls around guests, for people, as far as they are known
@@ -121,7 +123,7 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 		return nil, err
 	}
 	w.broker = broker.New(broker.Config{
-		Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now, Expiry: w.expiry,
+		Store: w.store, Keys: w.keys, World: w.world, Scanner: c.Scanner, Rules: w.currentRules, Now: c.Now, Expiry: w.expiry,
 		DoubtLife: c.Operator.Waits.UnknownFor, KeepWorker: c.Operator.Waits.Keep(), BudgetLife: c.Operator.Waits.BudgetFor, Kin: kin{w},
 	})
 	w.runner = runner.New(runner.Config{

@@ -166,6 +166,25 @@ func TestLinuxAttempts(t *testing.T) {
 	})
 }
 
+// TestLinuxStaleArgument chooses an argument of one conditional call so that it is the
+// number of the next: a filter that compares it with what it loaded last lets it pass.
+func TestLinuxStaleArgument(t *testing.T) {
+	users(t, func(t *testing.T, uid uint32) {
+		p, _ := start(t, spawn.ModeRun, uid)
+		for attempt, report := range map[string]string{
+			"clone-as-mmap": "clone", "mmap-as-sendmsg": "mmap",
+		} {
+			before := reported(p, report)
+			if got := ask(t, p, attempt); got != "EPERM" {
+				t.Errorf("%s: %s", attempt, got)
+			}
+			if reported(p, report) == before {
+				t.Errorf("%s was not reported", attempt)
+			}
+		}
+	})
+}
+
 // TestLinuxCompileMode opens and creates in its directory, and nowhere else.
 func TestLinuxCompileMode(t *testing.T) {
 	users(t, func(t *testing.T, uid uint32) {

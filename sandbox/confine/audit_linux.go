@@ -15,7 +15,7 @@ import (
 //
 // An inherited descriptor is one that survived exec, so it lacks close-on-exec;
 // those that the Go runtime opened itself have it.
-func auditDescriptors() error {
+func auditDescriptors(mode Mode) error {
 	fds, err := openDescriptors()
 	if err != nil {
 		return err
@@ -30,7 +30,7 @@ func auditDescriptors() error {
 			found = err == nil
 			continue
 		}
-		if fd < wire.FD {
+		if fd < wire.FD || fd == wire.ProgramFD && mode == ModePlugin {
 			continue
 		}
 		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)

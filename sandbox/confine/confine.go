@@ -5,8 +5,11 @@
 //
 //   - The order is: descriptors, limits, not dumpable, Landlock, no_new_privs,
 //     filter; only then is a file or a frame read (TestLinuxAttempts).
-//   - No socket call is in the list, in any mode; the one descriptor to the host is
-//     used with read and write (TestLinuxAttempts).
+//   - No socket call is in the list; the one descriptor to the host is used with read
+//     and write (TestLinuxAttempts). A plugin can listen on a Unix stream socket and
+//     accept; it has no connect and no datagram (TestLinuxPluginAttempts).
+//   - A plugin's program starts with its confinement around it: it inherits it from the
+//     launcher and cannot leave it out (TestLinuxPluginAttempts).
 //   - In run mode nothing can be opened once Seal returned (TestLinuxAttempts).
 //   - What is forbidden fails with EPERM and the host is told before the caller is;
 //     io_uring, clone3 and openat2 are ENOSYS, so that callers fall back.
@@ -34,6 +37,9 @@ const (
 	ModeCompile Mode = "compile"
 	// ModeCanary is confined like ModeRun, and tries what it may not.
 	ModeCanary Mode = "canary"
+	// ModePlugin has one directory for its socket, listens there, and becomes another
+	// program. See Enter.
+	ModePlugin Mode = "plugin"
 )
 
 // Config says how a worker confines itself.

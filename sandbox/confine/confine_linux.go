@@ -18,15 +18,19 @@ import (
 // violations to the host. Call it once, before anything is read, while no other
 // goroutine works. In run mode Seal has to follow. After an error the process must
 // exit: a part of the confinement may already stand.
+//
+// In plugin mode the process has read nothing foreign yet, and becomes the plugin by
+// execve. That call is in no list: the host sees it and lets the first one go on,
+// which can only be ours, as the plugin's code does not run before it.
 func Enter(cfg Config) (*Confinement, error) {
 	c := &Confinement{cfg: cfg}
-	if cfg.Mode != ModeRun && cfg.Mode != ModeCompile && cfg.Mode != ModeCanary {
+	if cfg.Mode != ModeRun && cfg.Mode != ModeCompile && cfg.Mode != ModeCanary && cfg.Mode != ModePlugin {
 		return nil, fmt.Errorf("the mode %q is unknown; use %s or %s", cfg.Mode, ModeRun, ModeCompile)
 	}
 	if len(cfg.Without) > 0 && cfg.Mode != ModeCanary {
 		return nil, fmt.Errorf("only a %s can be without a wall", ModeCanary)
 	}
-	if err := auditDescriptors(); err != nil {
+	if err := auditDescriptors(cfg.Mode); err != nil {
 		return nil, err
 	}
 	if cfg.Parent != 0 && os.Getppid() != cfg.Parent {
@@ -102,11 +106,16 @@ func (c *Confinement) landlock() error {
 	if err != nil || version < 1 {
 		return c.below("Landlock is not available (Linux 5.13 or later, with landlock in the lsm= list)", errors.Join(err))
 	}
-	rule := landlock.RODirs(c.cfg.Dir)
-	if c.cfg.Mode == ModeCompile {
-		rule = landlock.RWDirs(c.cfg.Dir)
+	var rules []landlock.Rule
+	switch c.cfg.Mode {
+	case ModeRun, ModeCanary:
+		rules = []landlock.Rule{landlock.RODirs(c.cfg.Dir)}
+	case ModeCompile:
+		rules = []landlock.Rule{landlock.RWDirs(c.cfg.Dir)}
+	case ModePlugin: // reads and executes its own program and nothing else
+		rules = []landlock.Rule{landlock.RWDirs(c.cfg.Dir), landlock.ROFiles(fmt.Sprintf("/proc/self/fd/%d", wire.ProgramFD))}
 	}
-	if err := landlock.V11.BestEffort().Restrict(rule); err != nil {
+	if err := landlock.V11.BestEffort().Restrict(rules...); err != nil {
 		return fmt.Errorf("landlock cannot restrict the worker to %s: %w", c.cfg.Dir, err)
 	}
 	c.enforced = append(c.enforced, fmt.Sprintf("landlock:%d", version))
@@ -140,7 +149,7 @@ func (c *Confinement) filter() error {
 		return fmt.Errorf("the listener cannot be closed: %w", err)
 	}
 	gone := []string{"sendmsg", "prctl"}
-	if c.cfg.Mode == ModeCompile {
+	if c.cfg.Mode == ModeCompile || c.cfg.Mode == ModePlugin {
 		gone = append(gone, "seccomp") // no further stage
 	}
 	if _, err := install(without(gone), false); err != nil {
@@ -162,9 +171,9 @@ func handOver(kind byte, listener int) error {
 }
 
 // Seal is stage B of run mode: what loading needed is taken away. It does nothing
-// in compile mode, whose stage A is final.
+// in the modes whose stage A is final.
 func (c *Confinement) Seal() error {
-	if c.cfg.Mode == ModeCompile || !contains(c.enforced, "seccomp") {
+	if c.cfg.Mode == ModeCompile || c.cfg.Mode == ModePlugin || !contains(c.enforced, "seccomp") {
 		return nil
 	}
 	runtime.LockOSThread()

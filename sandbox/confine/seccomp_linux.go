@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
+	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
@@ -50,22 +51,47 @@ func writing() []string {
 	return []string{"unlinkat", "renameat", "fsync", "ftruncate", "mkdirat"}
 }
 
+// plugin is what a program needs on top that starts under the filter, listens on a
+// Unix stream socket and speaks gRPC over what it accepts.
+//
+// Datagram sockets stay out, and pairs of them: they name a destination with each
+// send, so that leaving connect out would say nothing.
+func plugin() ([]string, []seccomp.NameWithConditions) {
+	const stream = unix.SOCK_STREAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	conditions := []seccomp.NameWithConditions{
+		{Name: "socket", Conditions: seccomp.ArgumentConditions{
+			{Argument: 0, Operation: seccomp.Equal, Value: unix.AF_UNIX},
+			{Argument: 1, Operation: seccomp.Equal, Value: stream},
+		}},
+		{Name: "setsockopt", Conditions: seccomp.ArgumentConditions{
+			{Argument: 1, Operation: seccomp.Equal, Value: unix.SOL_SOCKET},
+			{Argument: 2, Operation: seccomp.Equal, Value: unix.SO_REUSEADDR},
+		}},
+		when("prlimit64", 0, seccomp.Equal, 0), // its own; a hard limit does not rise again
+	}
+	if runtime.GOARCH == "amd64" {
+		const setFS = 0x1002 // ARCH_SET_FS, how a runtime finds its thread
+		conditions = append(conditions, when("arch_prctl", 0, seccomp.Equal, setFS))
+	}
+	// unlinkat, because the name of the socket is tried with a file first.
+	return []string{"bind", "listen", "accept4", "getsockname", "pipe2", "unlinkat"}, conditions
+}
+
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
 
 func when(name string, arg uint32, op seccomp.Operation, v uint64) seccomp.NameWithConditions {
 	return seccomp.NameWithConditions{Name: name, Conditions: seccomp.ArgumentConditions{{Argument: arg, Operation: op, Value: v}}}
 }
 
-// allowed is the first filter. Its default stands for user notification; see
-// install.
+// allowed is the first filter. Its default is user notification; see install.
 func allowed(mode Mode) seccomp.Policy {
 	names := append(append(base(), engineCalls()...), reading()...)
 	if mode == ModeCompile {
 		names = append(names, writing()...)
 	}
-	return seccomp.Policy{
-		DefaultAction: seccomp.ActionTrap,
-		Syscalls: append(engineRefused(), []seccomp.SyscallGroup{
+	p := seccomp.Policy{
+		DefaultAction: seccomp.ActionUserNotify,
+		Syscalls: []seccomp.SyscallGroup{
 			{Action: seccomp.ActionAllow, Names: names, NamesWithCondtions: []seccomp.NameWithConditions{
 				when("clone", 0, seccomp.Equal, threadFlags),
 				// Go on amd64 without cgo adds CLONE_SETTLS. Without this line short
@@ -83,8 +109,17 @@ func allowed(mode Mode) seccomp.Policy {
 			}},
 			// ENOSYS makes libraries fall back where EPERM makes them give up.
 			{Action: errno(unix.ENOSYS), Names: []string{"clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "openat2"}},
-		}...),
+		},
 	}
+	if mode == ModePlugin {
+		more, conditions := plugin()
+		p.Syscalls[0].Names = append(p.Syscalls[0].Names, more...)
+		p.Syscalls[0].NamesWithCondtions = append(p.Syscalls[0].NamesWithCondtions, conditions...)
+		// Logging libraries ask whether they write to a terminal. They do not.
+		p.Syscalls = append(p.Syscalls, seccomp.SyscallGroup{Action: errno(unix.ENOTTY), Names: []string{"ioctl"}})
+	}
+	p.Syscalls = append(p.Syscalls, engineRefused()...)
+	return p
 }
 
 // without is a further filter: of all filters the strictest answer counts.
@@ -97,22 +132,73 @@ func without(names []string) seccomp.Policy {
 
 func errno(e unix.Errno) seccomp.Action { return seccomp.ActionErrno | seccomp.Action(e) }
 
+// assemble writes the program of a policy. The library's own assembler is not used: it
+// compares the next name with what the last condition loaded, which is an argument, so
+// that whoever chooses that argument gets past other conditions (TestLinuxStaleArgument).
+// Here the number is loaded anew after each condition, and no jump leaves its block.
+func assemble(p seccomp.Policy) ([]bpf.Instruction, error) {
+	info, err := arch.GetInfo("")
+	if err != nil {
+		return nil, err
+	}
+	const number, architecture, arguments = 0, 4, 16 // in struct seccomp_data
+	ret := func(a seccomp.Action) bpf.Instruction { return bpf.RetConstant{Val: uint32(a)} }
+	load := func(off uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: off, Size: 4} }
+	code := []bpf.Instruction{
+		load(architecture),
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(info.ID), SkipTrue: 1},
+		ret(p.DefaultAction), // the 32-bit calls
+		load(number),
+	}
+	if info.ID == arch.X86_64.ID {
+		code = append(code, bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(arch.X32.SeccompMask), SkipFalse: 1}, ret(errno(unix.ENOSYS)))
+	}
+	for _, g := range p.Syscalls {
+		for _, name := range g.Names {
+			nr, ok := info.SyscallNames[name]
+			if !ok {
+				return nil, fmt.Errorf("there is no system call %s", name)
+			}
+			code = append(code, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: 1}, ret(g.Action))
+		}
+		for _, c := range g.NamesWithCondtions {
+			nr, ok := info.SyscallNames[c.Name]
+			if !ok {
+				return nil, fmt.Errorf("there is no system call %s", c.Name)
+			}
+			rest := 4*len(c.Conditions) + 1 // two loads and two tests for each, and the return
+			block := []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: uint8(rest)}}
+			for _, x := range c.Conditions {
+				if x.Operation != seccomp.Equal && x.Operation != seccomp.BitsNotSet {
+					return nil, fmt.Errorf("a condition of %s is of another kind", c.Name)
+				}
+				// Little-endian, as every architecture of ours: the high half comes second.
+				for _, half := range []struct{ off, val uint32 }{{4, uint32(x.Value >> 32)}, {0, uint32(x.Value)}} {
+					block = append(block, load(arguments+8*x.Argument+half.off))
+					rest -= 2
+					test := bpf.JumpIf{Cond: bpf.JumpEqual, Val: half.val, SkipFalse: uint8(rest)}
+					if x.Operation == seccomp.BitsNotSet {
+						test = bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: half.val, SkipTrue: uint8(rest)}
+					}
+					block = append(block, test)
+				}
+			}
+			code = append(code, append(block, ret(g.Action), load(number))...)
+		}
+	}
+	return append(code, ret(p.DefaultAction)), nil
+}
+
 // install puts a filter on every thread. With notify it returns the listener:
 // forbidden calls then wait for the answer of whoever holds it, and return ENOSYS
 // once nobody does.
 func install(p seccomp.Policy, notify bool) (listener int, err error) {
-	insts, err := p.Assemble()
+	if notify {
+		p.DefaultAction = seccomp.ActionUserNotify
+	}
+	insts, err := assemble(p)
 	if err != nil {
 		return -1, fmt.Errorf("the filter cannot be assembled: %w", err)
-	}
-	if notify {
-		// The library refuses user notification as a default action, so the
-		// policy has ActionTrap there and that one constant is rewritten.
-		for i, in := range insts {
-			if rc, ok := in.(bpf.RetConstant); ok && rc.Val == uint32(seccomp.ActionTrap) {
-				insts[i] = bpf.RetConstant{Val: uint32(seccomp.ActionUserNotify)}
-			}
-		}
 	}
 	raw, err := bpf.Assemble(insts)
 	if err != nil {

@@ -51,6 +51,9 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.f.SetWriteDeadline
 type Process struct {
 	Conn  *Conn
 	Ready wire.Ready // checked: the protocol matches, the minimum is enforced
+	// Stdout is what a plugin prints, nil for workers. Whoever started it reads and
+	// closes it.
+	Stdout *os.File
 
 	cmd     *exec.Cmd
 	cpu     time.Duration
@@ -68,6 +71,7 @@ type Process struct {
 	seen     []Violation
 	refused  int
 	printed  []byte
+	launches int // execve calls that may still go on: the launcher's one
 }
 
 // PID is the process id; after Done it may belong to another process.

@@ -13,6 +13,8 @@
 //     deadline, and no process and no goroutine is left (TestBadWorkers).
 //   - A forbidden system call is reported before it is refused, and never allowed
 //     (TestLinuxAttempts).
+//   - A plugin has the digest that was pinned, each time it is started, and gets its
+//     confinement from a launcher before its first instruction (TestLinuxPlugin).
 //   - What a worker prints is hostile text: bounded and escaped.
 //
 // It knows processes, descriptors, deadlines and the first frame.
@@ -40,6 +42,8 @@ const (
 	ModeCompile Mode = "compile"
 	// ModeCanary tries what a run worker may not.
 	ModeCanary Mode = "canary"
+	// ModePlugin becomes a plugin of the operator's; see SpawnPlugin.
+	ModePlugin Mode = "plugin"
 )
 
 // Limits of every worker.
@@ -55,6 +59,8 @@ const (
 	RunMemory = 1536 << 20
 	// CompileMemory is what a compile worker may hold; its address space has a limit too.
 	CompileMemory = 3 << 30
+	// PluginMemory is what a plugin may hold.
+	PluginMemory = 512 << 20
 	// MaxThreads is how many threads a worker may have.
 	MaxThreads = 128
 	// MaxCPU is how many processors a worker may use at a time.
@@ -77,6 +83,9 @@ var (
 	ErrMemoryLimit = errors.New("the worker was killed by its memory limit")
 	// ErrWallLimit is wrapped by Wait when a compilation took longer than CompileWall.
 	ErrWallLimit = errors.New("the worker was killed by its wall clock limit")
+	// ErrDigest is wrapped when a plugin's program is not the pinned one, or may be
+	// changed by others.
+	ErrDigest = errors.New("the program is not the one that was pinned")
 	// ErrClosed is returned by a closed Spawner.
 	ErrClosed = errors.New("the spawner is closed")
 	// ErrUnsupported is wrapped by New where workers cannot be started.
@@ -85,8 +94,12 @@ var (
 
 // Memory is what a worker may hold, in bytes.
 func Memory(m Mode) int64 {
-	if m == ModeCompile {
+	switch m {
+	case ModeCompile:
 		return CompileMemory
+	case ModePlugin:
+		return PluginMemory
+	case ModeRun, ModeCanary:
 	}
 	return RunMemory
 }
@@ -140,7 +153,7 @@ func (v Violation) String() string {
 // entry matches itself or itself with a version ("landlock:7").
 func required(m Mode) []string {
 	list := []string{"descriptors", "rlimits", "undumpable", "landlock", "no_new_privs", "seccomp"}
-	if m != ModeCompile {
+	if m != ModeCompile && m != ModePlugin {
 		list = append(list, "sealed")
 	}
 	return list

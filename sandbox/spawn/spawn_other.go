@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -42,6 +43,20 @@ func (s *Spawner) Spawn(context.Context, Mode, string, time.Duration) (*Process,
 	return nil, ErrUnsupported
 }
 
+// A Program is the executable of a plugin; here there is none.
+type Program struct{}
+
+// OpenProgram fails.
+func OpenProgram(string, abi.Digest) (*Program, error) { return nil, ErrUnsupported }
+
+// Close does nothing here.
+func (*Program) Close() error { return nil }
+
+// SpawnPlugin fails.
+func (s *Spawner) SpawnPlugin(context.Context, *Program, string, []string) (*Process, error) {
+	return nil, ErrUnsupported
+}
+
 // A Conn is the socket to a worker; here there is none.
 type Conn struct{}
 
@@ -62,8 +77,9 @@ func (*Conn) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
 
 // A Process is one worker; here there is none.
 type Process struct {
-	Conn  *Conn
-	Ready wire.Ready
+	Conn   *Conn
+	Ready  wire.Ready
+	Stdout *os.File
 }
 
 // PID is 0 here.

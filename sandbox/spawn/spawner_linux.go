@@ -202,31 +202,39 @@ func (s *Spawner) Spawn(ctx context.Context, mode Mode, dir string, cpu time.Dur
 	if mode == ModeCompile && cpu == 0 {
 		cpu = CompileCPU
 	}
-	p, err := s.start(mode, dir, cpu)
+	p, err := s.start(mode, dir, cpu, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
-	stop := context.AfterFunc(ctx, p.Kill)
-	err = p.greet(s, mode)
-	stopped := stop()
-	if err == nil && !stopped {
-		err = ctx.Err()
-	}
-	if err != nil {
-		_ = p.Close()
-		if ctx.Err() != nil {
-			err = errors.Join(ctx.Err(), err)
-		}
-		if text := p.Stderr(); text != "" {
-			err = fmt.Errorf("%w; it printed: %s", err, text)
-		}
-		return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
+	if err := s.await(ctx, p, func() error { return p.greet(s, mode) }); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
 
+// await lets a process come up, and ends it if it does not.
+func (s *Spawner) await(ctx context.Context, p *Process, up func() error) error {
+	stop := context.AfterFunc(ctx, p.Kill)
+	err := up()
+	stopped := stop()
+	if err == nil && !stopped {
+		err = ctx.Err()
+	}
+	if err == nil {
+		return nil
+	}
+	_ = p.Close()
+	if ctx.Err() != nil {
+		err = errors.Join(ctx.Err(), err)
+	}
+	if text := p.Stderr(); text != "" {
+		err = fmt.Errorf("%w; it printed: %s", err, text)
+	}
+	return fmt.Errorf("%w: %w", ErrNotReady, err)
+}
+
 // start forks the process, without waiting for anything it does.
-func (s *Spawner) start(mode Mode, dir string, cpu time.Duration) (*Process, error) {
+func (s *Spawner) start(mode Mode, dir string, cpu time.Duration, plugin *pluginStart) (*Process, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("no socket: %w", err)
@@ -272,7 +280,13 @@ func (s *Spawner) start(mode Mode, dir string, cpu time.Duration) (*Process, err
 		ExtraFiles:  []*os.File{child},
 		SysProcAttr: s.attributes(isolated),
 	}
+	if plugin != nil {
+		cmd.Env, cmd.Stdout, cmd.ExtraFiles = plugin.env, plugin.stdout, append(cmd.ExtraFiles, plugin.program)
+	}
 	p := &Process{Conn: conn, cmd: cmd, cpu: (cpu + time.Second - 1) / time.Second * time.Second, done: make(chan struct{}), gone: make(chan struct{})}
+	if plugin != nil {
+		p.launches = 1
+	}
 	err = s.fork(func() error {
 		if err := s.house(p, mode); err != nil {
 			return err

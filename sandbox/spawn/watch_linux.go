@@ -77,9 +77,9 @@ func (p *Process) watch(s *Spawner, fd int) error {
 	return nil
 }
 
-// answer takes one notification, reports it and refuses the call. It never lets one
-// go on: arguments may be pointers into memory that another thread rewrites
-// between the check and the use.
+// answer takes one notification, reports it and refuses the call. It lets one go on in
+// one case only, see launch: arguments may be pointers into memory that another thread
+// rewrites between the check and the use.
 // Without an answer a call waits until the listener is closed, and then fails.
 func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 	var n notification
@@ -93,6 +93,9 @@ func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 	v := Violation{Name: fmt.Sprintf("syscall %d", n.nr), Args: n.args, PID: int(n.pid)}
 	if name, ok := names.SyscallNumbers[int(n.nr)]; ok && uint32(names.ID) == n.arch {
 		v.Name = name
+	}
+	if p.launch(fd, n.id, v.Name) {
+		return nil
 	}
 	// Before the answer: while the worker waits, the record is made.
 	p.mu.Lock()
@@ -109,4 +112,26 @@ func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 	// An error means that the caller is gone: there is nobody to refuse.
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
 	return nil
+}
+
+// launch lets the one execve of a plugin's launcher go on and reports whether this was
+// it. Nothing is looked at, so nothing can be swapped: until that call has happened the
+// process runs our own program alone, which makes it once. All that follow are refused,
+// and one goroutine answers them in order.
+func (p *Process) launch(fd uintptr, id uint64, name string) bool {
+	p.mu.Lock()
+	left := p.launches
+	p.mu.Unlock()
+	if left == 0 || name != "execve" {
+		return false
+	}
+	r := response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
+	if e == unix.ENOENT { // interrupted before the answer: it will ask again
+		return true
+	}
+	p.mu.Lock()
+	p.launches--
+	p.mu.Unlock()
+	return true
 }
