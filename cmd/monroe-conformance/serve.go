@@ -130,7 +130,7 @@ func (s *server) run(ctx context.Context, dir string, m conformance.Message) (co
 	answer, err := g.play(limits.Wall)
 	p.Kill() // the writer may be blocked
 	ended := p.Wait()
-	<-wrote
+	_ = <-wrote // its errors show in play, too
 	if errors.Is(err, errWall) || errors.Is(ended, spawn.ErrCPULimit) {
 		return conformance.Message{Is: "fault", Code: conformance.FaultKilled}, nil
 	}
