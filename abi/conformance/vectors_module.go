@@ -65,7 +65,6 @@ func asks(ptr, n, out, room int32) func() []byte {
 var (
 	ok      = w.I32Const(0)
 	notEq   = []byte{0x47}
-	ifThen  = []byte{0x04, 0x40}
 	store64 = []byte{0x37, 3, 0}
 	load32  = []byte{0x28, 2, 0}
 )

@@ -125,8 +125,11 @@ func (s *server) run(ctx context.Context, dir string, m conformance.Message) (co
 	defer p.Close() //nolint:errcheck // the outcome is known by then
 	g := &game{server: s, p: p, past: m.Past}
 	start := wire.Start{Limits: limits, Seed: m.Seed, TimeNS: m.TimeNS, Past: uint32(len(m.Past))}
-	wrote := make(chan error, 1)
-	go func() { wrote <- g.open(start, m.Input) }()
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		_ = g.open(start, m.Input) // its errors show in play, too
+	}()
 	answer, err := g.play(limits.Wall)
 	p.Kill() // the writer may be blocked
 	ended := p.Wait()
@@ -144,7 +147,7 @@ func (s *server) run(ctx context.Context, dir string, m conformance.Message) (co
 	return answer, err
 }
 
-// open is what precedes the calls. Its errors show in play, too.
+// open is what precedes the calls.
 func (g *game) open(start wire.Start, input []byte) error {
 	err := wire.WriteFrame(g.p.Conn, wire.KindStart, wire.EncodeJSON(start))
 	if err == nil {
