@@ -23,7 +23,7 @@ func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.
 	if c.own.do != nil {
 		return c.own.do(ctx, b, s, c)
 	}
-	c.out = b.World.Perform(ctx, permit, c.invoke, c.plan, func(text string) {
+	c.out = b.World.Perform(c.cause(ctx, s), permit, c.invoke, c.plan, func(text string) {
 		s.emit(host.Event{Kind: host.EventStream, Text: text, Guest: true})
 	})
 	c.denial, c.result = c.out.Denial, c.out.Result.Reply
@@ -32,6 +32,11 @@ func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.
 		c.label = label.Join(c.held, label.Set{Integrity: label.External, Readers: c.held.Readers, Origins: c.plan.Resources})
 	}
 	return nil
+}
+
+// cause marks the context of what leaves for a call.
+func (c *call) cause(ctx context.Context, s *Session) context.Context {
+	return host.WithCause(ctx, host.Cause{Run: s.Run.ID, Call: c.n, Operation: c.op.Name})
 }
 
 func provenance(p connectors.Provenance) label.Set {

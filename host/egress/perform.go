@@ -56,6 +56,16 @@ func (a *attempt) dial(ctx context.Context, hostport string, trusted bool) (net.
 	return conn, err
 }
 
+// shut closes what a library has left open or is about to close: no connection
+// outlives its attempt, so that its account is complete.
+func (a *attempt) shut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.conns {
+		_ = c.Close() // it may be closed already
+	}
+}
+
 // cut ends every connection at once.
 func (a *attempt) cut() {
 	a.mu.Lock()
@@ -116,12 +126,16 @@ func (a *attempt) run(ctx context.Context, read func(context.Context, *connector
 		ctx, over = context.WithDeadline(ctx, a.notAfter)
 		defer over()
 	}
-	stop := context.AfterFunc(ctx, a.cut)
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(over); a.cut() })
 	defer func() {
-		stop()
+		if !stop() {
+			<-over
+		}
 		for _, f := range a.close {
 			f()
 		}
+		a.shut()
 		o.BytesOut, o.BytesIn, o.Duration = a.out.Load(), a.in.Load(), time.Since(start)
 	}()
 	answer, denial := a.perform(ctx)

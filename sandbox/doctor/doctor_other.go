@@ -10,4 +10,6 @@ import (
 )
 
 // Examine fails: there are no walls to look at.
-func Examine(context.Context, string, uint32, *ebpf.Backstop) (*Report, error) { return nil, errors.ErrUnsupported }
+func Examine(context.Context, string, uint32, *ebpf.Backstop) (*Report, error) {
+	return nil, errors.ErrUnsupported
+}

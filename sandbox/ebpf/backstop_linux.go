@@ -176,6 +176,9 @@ func (b *Backstop) forget(cookie uint64) {
 	delete(b.mine, cookie)
 }
 
+// Cookie is the kernel's name of the socket, which it never uses twice.
+func (l *Lease) Cookie() uint64 { return l.cookie }
+
 // Connected ends the leave. An established flow goes on.
 func (l *Lease) Connected() { _ = l.b.leases.Delete(l.cookie) } // it may have expired and been swept
 

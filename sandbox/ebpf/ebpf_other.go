@@ -66,3 +66,6 @@ func (*Lease) Cut() error { return ErrUnsupported }
 
 // End saw nothing here.
 func (*Lease) End() (Flow, bool) { return Flow{}, false }
+
+// Cookie is none here.
+func (*Lease) Cookie() uint64 { return 0 }
