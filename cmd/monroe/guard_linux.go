@@ -63,9 +63,10 @@ func guardFor(mode string) (g *guard, err error) {
 }
 
 // left are the capabilities of a daemon of root: what it takes to start workers of
-// another user and to own their files. None of them reaches a program, a network
+// another user, to own their files, and (SETFCAP) to give them a user namespace that has
+// root in it. None of them reaches a program, a network
 // setting or another process's memory. A daemon of any other user has none at all.
-var left = []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL}
+var left = []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL, unix.CAP_SETFCAP}
 
 // forkThread starts every daemon from one thread that lives as long as this process,
 // since a parent-death signal follows the thread; and that has given up what a daemon

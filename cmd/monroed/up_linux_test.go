@@ -59,8 +59,8 @@ func TestRootUp(t *testing.T) {
 	if v.Level != "L0+L1+L2+L3+L4+L5" || !v.Full.Enforced || v.Full.Denied != v.Full.Attempts || len(v.Findings) > 0 {
 		t.Errorf("%s", out)
 	}
-	// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID: no BPF, no NET_ADMIN, no SYS_ADMIN.
-	if v.Host.Capabilities != "00000000000000eb" {
+	// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETFCAP: no BPF, no NET_ADMIN, no SYS_ADMIN.
+	if v.Host.Capabilities != "00000000800000eb" {
 		t.Errorf("the daemon has %s", v.Host.Capabilities)
 	}
 	e, err := d.Egress(d.ctx())
