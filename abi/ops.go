@@ -91,6 +91,18 @@ type (
 		Operation string          `json:"operation"`
 		Args      json.RawMessage `json:"args,omitempty"`
 	}
+	// SkillArgs are those of skill.call. Without a Budget it is all that is left of the
+	// run's own.
+	SkillArgs struct {
+		Skill  string          `json:"skill"`
+		Input  json.RawMessage `json:"input,omitempty"`
+		Budget *MicroUSD       `json:"budget_micro_usd,omitempty"`
+	}
+	// SkillResult answers skill.call: JSON as the skill wrote it, or a string where it
+	// wrote anything else.
+	SkillResult struct {
+		Result json.RawMessage `json:"result"`
+	}
 	// BatchArgs are those of batch: at most 64 requests, none of them a batch.
 	BatchArgs struct {
 		Requests []Request `json:"requests"`

@@ -73,10 +73,18 @@ func Deny(code Code, reason, remedy string) *Denial {
 	return &Denial{Code: code, Reason: reason, Effect: OutcomeNone, Remedy: remedy}
 }
 
-// Reply answers one request: exactly one field is set.
+// Reply answers one request: exactly one of OK and Error is set.
 type Reply struct {
 	OK    json.RawMessage `json:"ok,omitempty"`
 	Error *Denial         `json:"error,omitempty"`
+	// Edited is set with OK if a person changed what was asked for before it was done.
+	Edited *Edited `json:"edited,omitempty"`
+}
+
+// Edited says what a person made of a request.
+type Edited struct {
+	Fields []string        `json:"fields"` // the arguments that were changed, sorted
+	Args   json.RawMessage `json:"args"`   // the operation's arguments as they were carried out
 }
 
 // Refuse returns the reply for a denial.

@@ -131,6 +131,29 @@ func TestWhatTheHostRefuses(t *testing.T) {
 	})
 }
 
+func TestCallSkill(t *testing.T) {
+	h := guesttest.New(t, []byte(everything))
+	h.Answer(string(abi.OpSkillCall), func(args json.RawMessage) abi.Reply {
+		switch string(args) {
+		case `{"budget_micro_usd":0,"input":{"n":1},"skill":"digest"}`:
+			return abi.OK(abi.SkillResult{Result: json.RawMessage(`{"n":2}`)})
+		case `{"input":null,"skill":"digest"}`:
+			return abi.Refuse(abi.Deny(abi.Budget, "none left", ""))
+		}
+		return abi.Refuse(abi.Deny(abi.Invalid, string(args), ""))
+	})
+	in(t, h, func(r *guest.Run) error {
+		var out struct{ N int }
+		if err := r.CallSkill("digest", 0, map[string]int{"n": 1}, &out); err != nil || out.N != 2 {
+			t.Errorf("%+v, %v", out, err)
+		}
+		if err := r.CallSkill("digest", -1, nil, nil); code(err) != abi.Budget {
+			t.Error(err)
+		}
+		return nil
+	})
+}
+
 func second[T any](_ T, err error) error { return err }
 
 func TestManifestIsEnforced(t *testing.T) {

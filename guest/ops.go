@@ -67,6 +67,32 @@ func (r *Run) Tools() ([]abi.Tool, error) {
 	return out.Tools, err
 }
 
+// CallSkill runs another skill, gives it an input and reads its result into out, which
+// may be nil. The skill can do only what this run may do as well, and spends at most
+// budget of what is left of this run's; a negative one is all of it. That it did not
+// succeed is an error, in which Denied finds the host's refusal.
+func (r *Run) CallSkill(skill string, budget abi.MicroUSD, input, out any) error {
+	raw, err := encode(input)
+	if err != nil {
+		return fmt.Errorf("%s: the input: %w", skill, err)
+	}
+	args := abi.SkillArgs{Skill: skill, Input: raw}
+	if budget >= 0 {
+		args.Budget = &budget
+	}
+	var res abi.SkillResult
+	if err := r.Call(abi.OpSkillCall, args, &res); err != nil {
+		return fmt.Errorf("%s: %w", skill, err)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(res.Result, out); err != nil {
+		return fmt.Errorf("%s: its result: %w", skill, err)
+	}
+	return nil
+}
+
 // Continue ends this instance and starts the next one with a state in the place of the
 // run's input: Input reads it there. It does not return, unless the host refuses: what
 // has to live on belongs into the state, and a program that may continue begins by

@@ -27,6 +27,7 @@ type Program struct{ run func(*Run) error }
 type Run struct {
 	host   Host
 	result []byte
+	edited *abi.Edited
 }
 
 // Statuses of monroe_run (SPEC 2.3).
@@ -114,6 +115,7 @@ func (r *Run) Call(op abi.Op, args, out any) error {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	b := r.host.Call(req)
+	r.edited = nil
 	// Nearly every reply has nothing but its result, which is then read in one pass.
 	// Where that does not work out, the slow way below says why.
 	if ok, found := bytes.CutPrefix(b, []byte(`{"ok":`)); found && out != nil && bytes.HasSuffix(ok, []byte("}")) {
@@ -128,6 +130,7 @@ func (r *Run) Call(op abi.Op, args, out any) error {
 	if reply.Error != nil {
 		return fmt.Errorf("%s: %w", op, reply.Error)
 	}
+	r.edited = reply.Edited
 	if out == nil {
 		return nil
 	}
@@ -136,6 +139,10 @@ func (r *Run) Call(op abi.Op, args, out any) error {
 	}
 	return nil
 }
+
+// Edited says what a person made of the last request before it was carried out, and is
+// nil if it was carried out as it was.
+func (r *Run) Edited() *abi.Edited { return r.edited }
 
 // request writes the one form that all requests of this SDK have, so that the
 // arguments are encoded once.

@@ -149,12 +149,58 @@ const (
 	WaitApproval WaitKind = "approval"
 	WaitBudget   WaitKind = "budget"
 	WaitTimer    WaitKind = "timer"
+	WaitTurn     WaitKind = "turn" // to ask: its person has been asked often enough for now
 	WaitUnknown  WaitKind = "outcome_unknown"
 	// WaitConnector is for a server, a folder or a credential that the operator took away.
 	WaitConnector WaitKind = "connector"
 	WaitRestored  WaitKind = "restored" // for a person, since the database was put back from a backup
 	WaitPinned    WaitKind = "pinned"   // for a host that can replay it: it began under another
+	WaitSkill     WaitKind = "skill"    // for a run that it called (skill.call) to end
+	WaitModel     WaitKind = "model"    // for a model that is slow: the daemon's call goes on, the worker is free
 )
+
+// WaitKinds lists every kind.
+func WaitKinds() []WaitKind {
+	return []WaitKind{WaitApproval, WaitBudget, WaitTimer, WaitTurn, WaitUnknown, WaitConnector, WaitPinned, WaitSkill, WaitModel, WaitRestored}
+}
+
+// Owner says whose turn it is while a run waits. Every kind has one; what is not known
+// has none.
+func (k WaitKind) Owner() string {
+	switch k {
+	case WaitApproval:
+		return "whoever may approve it"
+	case WaitBudget:
+		return "an admin, who can raise the cap"
+	case WaitTimer:
+		return "the clock"
+	case WaitTurn:
+		return "its person, who has been asked often enough in this hour"
+	case WaitUnknown:
+		return "a person, who looks at the other side"
+	case WaitConnector:
+		return "the operator, who brings the connection back"
+	case WaitPinned:
+		return "the operator, who starts the binary that it began under"
+	case WaitSkill:
+		return "the run that it called"
+	case WaitModel:
+		return "the model's endpoint"
+	case WaitRestored:
+		return "a person, who lets it go on after the restore"
+	}
+	return ""
+}
+
+// WaitView is what a run waits for, for people.
+type WaitView struct {
+	Kind  WaitKind `json:"kind"`
+	Owner string   `json:"owner"` // whose turn it is
+	// Expires is when the wait ends whatever happens; Next is when it is looked at
+	// again at the latest. Neither is set after a restore: only a person ends that wait.
+	Expires time.Time `json:"expires_at,omitzero"`
+	Next    time.Time `json:"next_look_at,omitzero"`
+}
 
 // RecordVersion is the form of journal records that this binary writes and reads.
 const RecordVersion = 1
@@ -228,6 +274,19 @@ type Run struct {
 	Label label.Set `json:"-"` // initial label: that of the input
 }
 
+// Node is one run of a tree, for people.
+type Node struct {
+	ID     RunID        `json:"id"`
+	Parent RunID        `json:"parent,omitempty"`
+	Skill  string       `json:"skill"`
+	State  RunState     `json:"state"`
+	Wait   WaitKind     `json:"wait,omitempty"`
+	WakeAt time.Time    `json:"wake_at,omitzero"`
+	Calls  int          `json:"calls"`
+	Budget abi.MicroUSD `json:"budget_micro_usd"`
+	Spent  abi.MicroUSD `json:"spent_micro_usd"` // with what its children spent
+}
+
 // Estimate is what a run is expected to cost, shown and stored before it starts.
 type Estimate struct {
 	P50     abi.MicroUSD `json:"p50_micro_usd"`     // of earlier runs of the same module
@@ -246,6 +305,8 @@ const (
 	ApprovalUsed     ApprovalState = "used" // the one effect was attempted
 	ApprovalExpired  ApprovalState = "expired"
 	ApprovalVoid     ApprovalState = "void" // the run ended, or what it was bound to changed
+	// ApprovalSuperseded: a person changed what is asked for; the new bytes ask anew.
+	ApprovalSuperseded ApprovalState = "superseded"
 )
 
 // Approval is a question to a person about one frozen action.
@@ -268,6 +329,10 @@ type Approval struct {
 	DecidedBy string       `json:"decided_by,omitempty"` // name of the principal
 	DecidedAt time.Time    `json:"decided_at,omitzero"`
 	Requester PrincipalID  `json:"requester"`
+	// Chain says how the run came about: "digest, called by assistant, started by Ann".
+	Chain string `json:"chain,omitempty"`
+	// Groups are those of the workspace that an approver has to belong to, each.
+	Groups []string `json:"groups,omitempty"`
 }
 
 // Preview is what the host shows of frozen bytes. Nothing of it comes from the

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/getmonroe/monroe/host"
@@ -13,11 +15,12 @@ type approvalsCmd struct {
 	List    approvalsList    `cmd:"" help:"List what waits, or did."`
 	Show    approvalsShow    `cmd:"" help:"Show all that would leave."`
 	Approve approvalsApprove `cmd:"" help:"Say yes to exactly what is shown, once."`
+	Edit    approvalsEdit    `cmd:"" help:"Change what would leave; the changed bytes are asked for anew."`
 	Reject  approvalsReject  `cmd:"" help:"Say no."`
 }
 
 type approvalsList struct {
-	State host.ApprovalState `default:"pending" enum:"pending,approved,rejected,used,expired,void,all" help:"Which: ${enum}."`
+	State host.ApprovalState `default:"pending" enum:"pending,approved,rejected,used,expired,void,superseded,all" help:"Which: ${enum}."`
 }
 
 func (a approvalsList) Run(e *env) error {
@@ -53,6 +56,12 @@ func (a approvalsShow) Run(e *env) error {
 func (e *env) approval(v api.ApprovalView) {
 	e.printf("%s is %s: %s wants to %s\n", v.ID, v.State, v.Skill, v.Operation)
 	e.printf("  why you are asked  %s\n", plain(v.Why))
+	if v.Chain != "" {
+		e.printf("  how it came about  %s\n", plain(v.Chain))
+	}
+	if len(v.Groups) > 0 {
+		e.printf("  who may say yes    only people of: %s\n", strings.Join(v.Groups, " and of "))
+	}
 	e.printf("  to                 %s\n", plain(v.Destination))
 	e.printf("  will be readable by %s\n", plain(strings.Join(v.Readers, ", ")))
 	if len(v.Origins) > 0 {
@@ -81,6 +90,54 @@ type approvalsApprove struct {
 
 func (a approvalsApprove) Run(e *env) error {
 	return e.decide(a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest, SeenBytes: a.Seen})
+}
+
+type approvalsEdit struct {
+	ID     host.ApprovalID   `arg:""`
+	Set    map[string]string `mapsep:"none" help:"A field and its new value, such as subject=Hello or to='[\"ann@example.com\"]': JSON, or else text. Repeat it for more. @FILE reads the value."`
+	Digest string            `help:"The digest that you saw; empty: that of now."`
+}
+
+func (a approvalsEdit) Run(e *env) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.Approval(e.ctx, a.ID)
+	if err != nil {
+		return err
+	}
+	if len(a.Set) == 0 {
+		return e.show(v, func() {
+			e.printf("fields that --set can change (written by the guest):\n%s", block(pretty(v.Args), "  "))
+		})
+	}
+	in := api.EditInput{Digest: a.Digest, Fields: map[string]json.RawMessage{}}
+	if in.Digest == "" {
+		in.Digest = v.Digest
+	}
+	for name, value := range a.Set {
+		if path, ok := strings.CutPrefix(value, "@"); ok {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			value = string(b)
+		}
+		in.Fields[name] = json.RawMessage(value)
+		if !json.Valid(in.Fields[name]) {
+			if in.Fields[name], err = json.Marshal(value); err != nil {
+				return err
+			}
+		}
+	}
+	old, err := c.Edit(e.ctx, a.ID, in)
+	if err != nil {
+		return err
+	}
+	return e.show(old, func() {
+		e.printf("%s is %s; the run asks for the changed bytes: monroe approvals list\n", old.ID, old.State)
+	})
 }
 
 type approvalsReject struct {

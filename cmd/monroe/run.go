@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/getmonroe/monroe/host"
@@ -74,15 +75,18 @@ func estimate(v host.Estimate) string {
 
 // follow prints a run's events until it ends or, if stop is set, waits for somebody.
 func (e *env) follow(c *client.Client, id host.RunID, stop bool) error {
-	var last host.Event
+	var last, asked host.Event
 	err := c.Watch(e.ctx, id, 0, func(ev host.Event) error {
 		last = ev
+		if ev.Approval != "" {
+			asked = ev
+		}
 		e.event(ev)
 		if ev.State != host.StateWaiting {
 			return nil
 		}
 		v, err := c.Run(e.ctx, id) // the event may be of an earlier wait
-		if err != nil || v.State != host.StateWaiting {
+		if err != nil || v.State != host.StateWaiting || v.Wait == host.WaitModel || v.Wait == host.WaitSkill && !calleeWaits(v) {
 			return err
 		}
 		if stop {
@@ -101,6 +105,9 @@ func (e *env) follow(c *client.Client, id host.RunID, stop bool) error {
 		return runErr
 	}
 	if err != nil {
+		if v.Wait == host.WaitSkill && asked.Approval != "" { // what a run asks that it called
+			last = asked
+		}
 		return orStatus(e.show(v, func() { e.waiting(last, id) }), 3)
 	}
 	err = e.show(v, func() { e.ended(v) })
@@ -108,6 +115,39 @@ func (e *env) follow(c *client.Client, id host.RunID, stop bool) error {
 		return orStatus(err, 1)
 	}
 	return err
+}
+
+// calleeWaits reports whether one of the runs that belong to a run waits for anything
+// but another of them, or a model.
+func calleeWaits(v api.RunView) bool {
+	return slices.ContainsFunc(v.Tree, func(n host.Node) bool {
+		return n.State == host.StateWaiting && n.Wait != host.WaitSkill && n.Wait != host.WaitModel
+	})
+}
+
+// tree shows the runs that belong together, each below the one that called it.
+func (e *env) tree(v api.RunView) {
+	if len(v.Tree) < 2 {
+		return
+	}
+	depth := map[host.RunID]int{}
+	var rows [][]string
+	for _, n := range v.Tree {
+		if n.Parent != "" {
+			depth[n.ID] = depth[n.Parent] + 1
+		}
+		state := string(n.State)
+		if n.Wait != "" {
+			state += ": " + string(n.Wait)
+		}
+		mark := ""
+		if n.ID == v.ID {
+			mark = "← this run"
+		}
+		rows = append(rows, []string{strings.Repeat("  ", depth[n.ID]) + string(n.ID), n.Skill, state, fmt.Sprint(n.Calls), n.Budget.String(), n.Spent.String(), mark})
+	}
+	e.table([]string{"RUN", "SKILL", "STATE", "CALLS", "BUDGET", "SPENT", ""}, rows)
+	e.printf("\n")
 }
 
 var errWaiting = errors.New("the run waits")
@@ -233,6 +273,14 @@ func (r runsShow) Run(e *env) error {
 		if v.Notice != "" {
 			e.printf("warning: %s\n", plain(v.Notice))
 		}
+		if w := v.Waiting; w != nil {
+			e.printf("waits for %s: it is the turn of %s", w.Kind, w.Owner)
+			if !w.Expires.IsZero() {
+				e.printf("; looked at again by %s, ends %s", when(w.Next), when(w.Expires))
+			}
+			e.printf("\n\n")
+		}
+		e.tree(v)
 		var rows [][]string
 		for _, x := range v.Log {
 			what := x.Operation

@@ -87,6 +87,9 @@ func (c compiler) Compile(ctx context.Context, upload []byte, dir string) (modul
 	if f := new(spawn.FaultError); errors.As(err, &f) {
 		return module.Compiled{}, refusal(f)
 	}
+	if e := new(spawn.EscapeError); errors.As(err, &e) {
+		return module.Compiled{}, &module.EscapeError{Tried: e.Error()}
+	}
 	if err != nil {
 		return module.Compiled{}, err
 	}

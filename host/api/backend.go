@@ -58,6 +58,9 @@ type Backend interface {
 	Approval(ctx context.Context, c host.Caller, id host.ApprovalID) (ApprovalView, error)
 	// Decide records a person's answer.
 	Decide(ctx context.Context, c host.Caller, id host.ApprovalID, in Decision) (host.Approval, error)
+	// Edit changes what is asked for. The approval is closed; the new bytes are asked
+	// for by another.
+	Edit(ctx context.Context, c host.Caller, id host.ApprovalID, in EditInput) (host.Approval, error)
 
 	Spend(ctx context.Context, c host.Caller) (SpendView, error)
 	// Audit returns at most limit leaves from an index on, with the newest signed
@@ -109,7 +112,10 @@ type RunView struct {
 	host.Run
 	Module string          `json:"module_sha256"`
 	Result json.RawMessage `json:"result,omitempty" doc:"what the guest wrote; guest-made"`
-	Log    []host.CallView `json:"log" doc:"one line for each host call, of the current segment"`
+	// Waiting is set while it waits.
+	Waiting *host.WaitView  `json:"waiting,omitempty" doc:"what it waits for, whose turn it is and when the wait ends"`
+	Tree    []host.Node     `json:"tree" doc:"the runs that belong together by skill.call, callers first; the run alone if there are no others"`
+	Log     []host.CallView `json:"log" doc:"one line for each host call, of the current segment"`
 	// Segments are all of a run that continued (run.continue); absent for one that did not.
 	Segments     []Segment `json:"segments,omitempty"`
 	Records      int64     `json:"journal_records" doc:"of all segments"`
@@ -132,6 +138,8 @@ type ApprovalView struct {
 	Readers []string     `json:"readers" doc:"who will be able to read it"`
 	Origins []string     `json:"origins" doc:"what the run had read"`
 	Label   string       `json:"label"`
+	// Args are the fields that can be edited.
+	Args json.RawMessage `json:"args,omitempty" doc:"the operation's arguments while it waits, as the guest or a person wrote them; what can be edited"`
 }
 
 // SpendView is the ledger of the current month (UTC).
@@ -281,6 +289,12 @@ type Decision struct {
 	Digest   string `json:"digest" doc:"the digest that was shown; a decision about another one is refused"`
 	// SeenBytes is needed for a yes to a preview that is raw.
 	SeenBytes bool `json:"seen_bytes,omitempty" doc:"the person looked at bytes that no renderer could show"`
+}
+
+// EditInput changes what is asked for.
+type EditInput struct {
+	Digest string                     `json:"digest" doc:"the digest that was shown; an edit of another one is refused"`
+	Fields map[string]json.RawMessage `json:"fields" doc:"arguments of the operation by name, such as subject or to; null takes one away"`
 }
 
 // Answer is a person's word.

@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -55,6 +56,20 @@ type Detail struct {
 	Resources   []string       `json:"resources"`
 	Requester   host.Principal `json:"requester"`
 	Policy      int64          `json:"policy"` // version of the rules that asked
+	// Above are the skills of the runs above the asking one, nearest first.
+	Above []string `json:"above,omitempty"`
+	// Editor is who made of the call what is asked for, if a person did.
+	Editor host.PrincipalID `json:"editor,omitempty"`
+	// Groups are those that the policies want the approver to belong to, each.
+	Groups []string `json:"groups,omitempty"`
+}
+
+// chain says how the asking run came about; it is empty where nobody called it.
+func (d *Detail) chain(skill string) string {
+	if len(d.Above) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s, called by %s, started by %s", skill, strings.Join(d.Above, ", called by "), d.Requester.Name)
 }
 
 // Question is what is to be asked.
@@ -71,13 +86,16 @@ type Question struct {
 	Key       string
 	Preview   host.Preview
 	Policy    int64 // version of the rules that ask
+	Above     []string
+	Editor    host.PrincipalID
+	Groups    []string
 }
 
 func (q *Question) detail() Detail {
 	return Detail{
 		Digest: q.Digest, Destination: q.Plan.Destination, Account: q.Plan.Account, Module: q.Run.Module, Label: q.Held,
 		Readers: q.Plan.Audience, Preview: q.Preview, Operation: q.Pinned, Key: q.Key, Resources: q.Plan.Resources, Requester: q.Run.OnBehalfOf,
-		Policy: q.Policy,
+		Policy: q.Policy, Above: q.Above, Editor: q.Editor, Groups: q.Groups,
 	}
 }
 
@@ -174,7 +192,7 @@ func Open(keys *vault.Keyset, a *store.Approval) (Detail, error) {
 	if err != nil || !keys.VerifyMAC(purpose, b, a.BoundMAC) {
 		return d, fmt.Errorf("%w: what it is bound to was changed", ErrBroken)
 	}
-	a.Digest, a.Destination = d.Digest.String(), d.Destination
+	a.Digest, a.Destination, a.Chain, a.Groups = d.Digest.String(), d.Destination, d.chain(a.Skill), d.Groups
 	return d, nil
 }
 
@@ -246,6 +264,23 @@ func Take(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, q Question, agai
 	return consent{d.Digest}, a.Approval, nil
 }
 
+// Rejections is the highest number of noes in a row that any skill of a chain has got
+// for an operation and a destination.
+func Rejections(tx *store.Tx, keys *vault.Keyset, chain []string, operation, destination string) (most int, err error) {
+	for _, skill := range chain {
+		mac, err := DestinationMAC(keys, skill, operation, destination)
+		if err != nil {
+			return 0, err
+		}
+		n, err := tx.Rejections(skill, operation, mac)
+		if err != nil {
+			return 0, err
+		}
+		most = max(most, n)
+	}
+	return most, nil
+}
+
 // DestinationMAC names a destination in the table of rejections without showing it.
 func DestinationMAC(keys *vault.Keyset, skill, operation, destination string) ([]byte, error) {
 	return keys.MAC("destination/1", fmt.Appendf(nil, "%q|%q|%q", skill, operation, destination))
@@ -263,7 +298,11 @@ type Word struct {
 // Approvers is a rule about who may say yes. The zero value lets every member.
 type Approvers struct {
 	Roles       []host.Role // one of them; empty: owner, admin or member
-	OtherPerson bool        // not the one for whom the run runs
+	OtherPerson bool        // neither the one for whom the run runs nor who edited it
+	// Group makes the rule one about a group of the workspace: Roles and People, by
+	// address, are in it, and without both nobody is.
+	Group  string
+	People []string
 }
 
 // mayApprove says why a person may not say yes.
@@ -271,18 +310,74 @@ func mayApprove(by host.Principal, d *Detail, w Word, rules []Approvers) error {
 	no := func(code, detail, remedy string) error {
 		return &host.Problem{Kind: host.ErrForbidden, Code: code, Detail: detail, Remedy: remedy}
 	}
+	for _, g := range d.Groups { // a group that nobody described has no members
+		if !slices.ContainsFunc(rules, func(r Approvers) bool { return r.Group == g }) {
+			return no("APPROVER", fmt.Sprintf("a policy wants the approval of the group %s, which the workspace does not have", g), "an admin can describe it under groups in workspace.yaml")
+		}
+	}
 	for _, r := range rules {
+		if r.Group != "" {
+			if slices.Contains(d.Groups, r.Group) && !slices.Contains(r.Roles, by.Role) && (by.Email == "" || !slices.Contains(r.People, by.Email)) {
+				return no("APPROVER", fmt.Sprintf("a policy wants the approval of the group %s, to which %s does not belong", r.Group, by.Name), "ask somebody of that group")
+			}
+			continue
+		}
 		if len(r.Roles) > 0 && !slices.Contains(r.Roles, by.Role) {
 			return no("APPROVER", fmt.Sprintf("%s is a %s; the workspace's approvers for this operation are others", by.Name, by.Role), fmt.Sprintf("ask one of: %v", r.Roles))
 		}
 		if r.OtherPerson && by.ID == d.Requester.ID {
 			return no("APPROVER", "the run runs for "+by.Name+", and the workspace wants another person to approve it", "ask another approver")
 		}
+		if r.OtherPerson && by.ID == d.Editor {
+			return no("APPROVER", by.Name+" wrote what is asked for, and the workspace wants another person to approve it", "ask another approver")
+		}
 	}
 	if d.Preview.Raw && !w.SeenBytes {
 		return no("UNINSPECTABLE", "no renderer can show these bytes; a yes has to say that they were looked at", "look at them with monroe approvals show, then approve with --i-have-seen-the-bytes")
 	}
 	return nil
+}
+
+// Supersede closes a question whose call a person changes. It holds nothing any more
+// and can never be used.
+func Supersede(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller, digest string, now time.Time) (host.Approval, error) {
+	if by.Role == host.RoleViewer || by.Role == "" {
+		return host.Approval{}, &host.Problem{Kind: host.ErrForbidden, Code: "ROLE", Detail: "a viewer cannot edit what is asked for", Remedy: "ask a member"}
+	}
+	a, err := tx.Approval(id)
+	if err != nil {
+		return host.Approval{}, err
+	}
+	d, err := Open(keys, &a)
+	if err != nil {
+		return host.Approval{}, err
+	}
+	if digest != d.Digest.String() {
+		return a.Approval, stale()
+	}
+	if err := tx.MoveApproval(id, host.ApprovalPending, host.ApprovalSuperseded, by.Name, now, true); err != nil {
+		return a.Approval, answered(&a.Approval, err)
+	}
+	a.State, a.DecidedBy, a.DecidedAt = host.ApprovalSuperseded, by.Name, now.UTC()
+	return a.Approval, tx.ReleaseHold(a.Run, a.Call)
+}
+
+func stale() error {
+	return &host.Problem{
+		Kind: host.ErrConflict, Code: "APPROVAL_DIGEST", Detail: "the decision is about another digest than the approval's",
+		Remedy: "look at the approval again and decide on what it shows now",
+	}
+}
+
+// answered explains why an approval did not move.
+func answered(a *host.Approval, err error) error {
+	if !errors.Is(err, host.ErrConflict) {
+		return err
+	}
+	return &host.Problem{
+		Kind: host.ErrConflict, Code: "APPROVAL_STATE", Detail: fmt.Sprintf("the approval is %s already or has expired", a.State),
+		Remedy: "nothing to do: an answer counts once",
+	}
 }
 
 // Answer records a person's decision, which rules let him make. A viewer decides
@@ -302,10 +397,7 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 		return host.Approval{}, err
 	}
 	if w.Digest != d.Digest.String() {
-		return a.Approval, &host.Problem{
-			Kind: host.ErrConflict, Code: "APPROVAL_DIGEST", Detail: "the decision is about another digest than the approval's",
-			Remedy: "look at the approval again and decide on what it shows now",
-		}
+		return a.Approval, stale()
 	}
 	to := host.ApprovalRejected
 	if w.Approve {
@@ -315,23 +407,24 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 		to = host.ApprovalApproved
 	}
 	if err := tx.MoveApproval(id, host.ApprovalPending, to, by.Name, now, true); err != nil {
-		if errors.Is(err, host.ErrConflict) {
-			return a.Approval, &host.Problem{
-				Kind: host.ErrConflict, Code: "APPROVAL_STATE", Detail: fmt.Sprintf("the approval is %s already or has expired", a.State),
-				Remedy: "nothing to do: an answer counts once",
-			}
-		}
-		return a.Approval, err
-	}
-	mac, err := DestinationMAC(keys, a.Skill, a.Operation, d.Destination)
-	if err != nil {
-		return a.Approval, err
+		return a.Approval, answered(&a.Approval, err)
 	}
 	if w.Approve {
 		proof, e := keys.MAC(yesPurpose, yes(id, a.BoundMAC, by.Name, now))
-		err = errors.Join(e, tx.SetVerdictMAC(id, proof), tx.Forgive(a.Skill, a.Operation, mac))
+		err = errors.Join(e, tx.SetVerdictMAC(id, proof))
 	} else {
-		err = errors.Join(tx.Reject(a.Skill, a.Operation, mac), tx.ReleaseHold(a.Run, a.Call))
+		err = tx.ReleaseHold(a.Run, a.Call)
+	}
+	// A no counts for every skill of the chain: what one may not do, it may not have done
+	// by another either.
+	for _, skill := range append([]string{a.Skill}, d.Above...) {
+		mac, e := DestinationMAC(keys, skill, a.Operation, d.Destination)
+		if e == nil && w.Approve {
+			e = tx.Forgive(skill, a.Operation, mac)
+		} else if e == nil {
+			e = tx.Reject(skill, a.Operation, mac)
+		}
+		err = errors.Join(err, e)
 	}
 	a.State, a.DecidedBy, a.DecidedAt = to, by.Name, now.UTC()
 	return a.Approval, err

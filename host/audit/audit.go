@@ -38,6 +38,7 @@ const (
 	KindStart    Kind = "run_start"
 	KindEnd      Kind = "run_end"
 	KindApproval Kind = "approval" // a person's answer
+	KindEdit     Kind = "edit"     // a person changed what is asked for; the approval named is closed
 	KindAdmin    Kind = "admin"    // a change of configuration, skills or tokens
 	KindSpend    Kind = "spend"    // a warning of the month's cap, a run that waits for a higher one, a cost without an outcome
 	KindAlarm    Kind = "alarm"    // a worker tried what it may not

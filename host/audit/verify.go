@@ -106,6 +106,11 @@ func (b *Books) Add(idx int64, l Leaf) error {
 		b.Alarms++
 	case KindSpend:
 		b.Cost += l.Cost
+	case KindEdit:
+		if b.used[l.Approval] {
+			return bad("approval %s was edited after it was used", l.Approval)
+		}
+		delete(b.answered, l.Approval)
 	case KindEnd: // nobody will learn any more what became of its attempts
 		for k := range b.open {
 			if k.run == l.Run {

@@ -76,12 +76,18 @@ type Rules struct {
 	// Identical is how many calls with an effect or a price a run may make with the
 	// same request; 0 means DefaultIdentical. After twice as many the run is stopped.
 	Identical int
+	// Questions is how many questions of one person's runs are asked within an hour or
+	// are open; 0 means DefaultQuestions. What is beyond waits its turn.
+	Questions int
 }
+
+// DefaultQuestions is Rules.Questions where nobody says otherwise.
+const DefaultQuestions = 20
 
 // DefaultIdentical is Rules.Identical where nobody says otherwise.
 const DefaultIdentical = 10
 
-// Config wires a Broker. All fields but Scanner are needed.
+// Config wires a Broker. All fields but Scanner and Kin are needed.
 type Config struct {
 	Store   *store.Store
 	Keys    *vault.Keyset
@@ -92,11 +98,16 @@ type Config struct {
 	// DoubtLife is how long a person is asked what became of an attempt whose outcome
 	// is unknown; 0 means DefaultDoubtLife. Then the guest is told that it is unknown.
 	DoubtLife time.Duration
-	// KeepWorker is the longest sleep for which the guest keeps its worker; what is
-	// longer frees it.
+	// KeepWorker is the longest sleep, the longest wait for a run that was called and the
+	// longest call of a model for which the guest keeps its worker; what is longer frees it.
 	KeepWorker time.Duration
+	// BudgetLife is how long a run waits for a higher cap or the next month; 0 means
+	// DefaultBudgetLife. Then it is ended.
+	BudgetLife time.Duration
 	// Expiry is the clock that approvals expire by; nil means Now.
 	Expiry func() time.Time
+	// Kin starts the runs that skill.call asks for; nil refuses them.
+	Kin Kin
 }
 
 // Broker is the door of one workspace. It is safe for concurrent use by many
@@ -115,6 +126,9 @@ func New(c Config) *Broker {
 	if b.DoubtLife <= 0 {
 		b.DoubtLife = DefaultDoubtLife
 	}
+	if b.BudgetLife <= 0 {
+		b.BudgetLife = DefaultBudgetLife
+	}
 	for _, op := range c.World.Operations() {
 		b.ops[op.Name] = op
 	}
@@ -124,6 +138,17 @@ func New(c Config) *Broker {
 // ErrSuspended says that the run waits. Nothing is lost: the same call, asked again
 // later, goes on where it stopped.
 var ErrSuspended = errors.New("the run waits")
+
+// DefaultBudgetLife is Config.BudgetLife where nobody says otherwise: the next month is
+// always tried.
+const DefaultBudgetLife = 35 * 24 * time.Hour
+
+// ErrBroke says that nobody raised the cap while the run waited for it.
+var ErrBroke = errors.New("the month's cap was reached and not raised in time")
+
+// ErrFreed says that the call was answered after it had freed the run's worker: the
+// run goes on by replay.
+var ErrFreed = errors.New("the worker was freed while the call went on")
 
 // ErrLoop says that the run asks the same again and again and has to be stopped.
 var ErrLoop = errors.New("the run makes the same call again and again")
@@ -216,6 +241,9 @@ func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Repl
 	case c.next != nil && c.denial == nil:
 		return Reply{}, ErrContinued
 	}
+	if err == nil && c.freed {
+		return Reply{}, ErrFreed
+	}
 	return reply, nil
 }
 
@@ -255,6 +283,10 @@ type call struct {
 	writes func(*store.Tx) error // of an own op, in the settling transaction
 	closes func(*store.Tx) error // books earlier attempts, in the settling transaction
 	value  bool                  // no effect: the record may wait for the next commit
+	child  *store.Run            // the run that was called, when it has ended
+	edited *journal.Edited       // what a person made of it
+	short  time.Time             // since when it waits for budget
+	freed  bool                  // it has freed the run's worker
 	next   *journal.Body         // the segment that begins after it
 }
 
@@ -282,6 +314,9 @@ func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry)
 		c.op = connectors.Operation{Name: operation, Effect: past.Body.Effect, Replay: abi.ReplayBlind}
 	}
 	c.invoke = connectors.Call{Operation: operation, Args: args, Now: c.started}
+	if past != nil && past.Edited != nil {
+		c.edited, c.invoke.Args = past.Edited, past.Edited.Args
+	}
 	if past != nil && past.Planned {
 		b.replan(c, past)
 		return
@@ -304,7 +339,7 @@ func (b *Broker) replan(c *call, past *pastEntry) {
 	c.recorded = true
 	c.started, c.invoke.Now, c.invoke.Key = past.Started, past.Started, past.Body.Key
 	c.plan, c.held, c.attempts = past.Plan, past.Label, past.Attempts
-	c.approval = past.Approval
+	c.approval, c.short = past.Approval, past.Short
 	b.act(c)
 }
 

@@ -31,6 +31,7 @@ var steps = map[string]func(to string) []byte{
 	"time":   func(string) []byte { return request(abi.OpTimeNow, "{}") },
 	"memory": func(to string) []byte { return request(abi.OpKVPut, fmt.Sprintf(`{"key":%q,"value":1}`, to)) },
 	"sleep":  func(string) []byte { return request(abi.OpTimeSleep, `{"ms":5000}`) },
+	"skill":  func(string) []byte { return request(abi.OpSkillCall, callDigest) },
 	"batch": func(to string) []byte {
 		return request(abi.OpBatch, fmt.Sprintf(`{"requests":[%s,%s]}`, use(abi.OpToolCall, "notes.read", to, 0), use(abi.OpSend, "mail.send", to, 0)))
 	},
@@ -69,6 +70,7 @@ func play(t *testing.T, program []string, crashes []int) (h *house, keys map[str
 		arrived[s.operation+s.to] = true
 		fp.pass()
 	}
+	h.kin.pass = fp.pass
 	arm()
 	for n := 1; n <= len(program); {
 		to := fmt.Sprintf("to%d", n)
@@ -89,6 +91,22 @@ func play(t *testing.T, program []string, crashes []int) (h *house, keys map[str
 		}
 	}
 	h.door.Now = func() time.Time { return h.now }
+	// A skill is called once, whatever happened, and has ended.
+	calls := 0
+	for _, step := range program {
+		if step == "skill" {
+			calls++
+		}
+	}
+	tree := h.tree()
+	if len(tree) != 1+calls {
+		t.Errorf("%v: %d runs were called", program, len(tree)-1)
+	}
+	for _, r := range tree[1:] {
+		if !r.State.Ended() {
+			t.Errorf("%v: a run that was called is %s", program, r.State)
+		}
+	}
 	keys = map[string]string{}
 	count := map[string]int{}
 	for _, s := range h.world.performed {
@@ -140,7 +158,7 @@ func (h *house) help(arrived map[string]bool) {
 		for _, a := range open {
 			h.answer(a.Call, true)
 		}
-	case host.WaitTimer:
+	case host.WaitTurn, host.WaitTimer:
 		h.now = row.WakeAt
 	case host.WaitUnknown:
 		now := h.door.Now
@@ -152,7 +170,7 @@ func (h *house) help(arrived map[string]bool) {
 		}
 		h.resolve(said)
 		h.door.Now = now
-	case host.WaitBudget, host.WaitConnector, host.WaitPinned, host.WaitRestored:
+	case host.WaitBudget, host.WaitConnector, host.WaitPinned, host.WaitSkill, host.WaitModel, host.WaitRestored:
 		h.t.Fatalf("the run waits for %s", row.Wait)
 	}
 	h.resume()
@@ -185,7 +203,7 @@ func settled(t *testing.T, h *house, keys, want map[string]string) {
 // The host stops at every point between two of its steps, once each: before and after
 // each record, before and after each send.
 func TestAStopAtEveryPointEndsTheSame(t *testing.T) {
-	for _, program := range [][]string{{"read", "blind", "time"}, {"keyed"}, {"probe"}, {"put"}, {"model", "memory"}, {"batch"}, {"time", "sleep"}} {
+	for _, program := range [][]string{{"read", "blind", "time"}, {"keyed"}, {"probe"}, {"put"}, {"model", "memory"}, {"batch"}, {"time", "sleep"}, {"blind", "skill", "time"}} {
 		h, want, points := play(t, program, nil)
 		h.close()
 		if points < 4 {

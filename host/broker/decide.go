@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,7 +33,7 @@ func (b *Broker) decide(ctx context.Context, s *Session, c *call, past *pastEntr
 		return grant.Permit{}, nil
 	}
 	if c.own.do != nil {
-		return grant.Permit{}, b.decideOwn(ctx, s, c)
+		return grant.Permit{}, b.decideOwn(ctx, s, c, past)
 	}
 	if breaks(s, c, rules.Identical); c.denial != nil {
 		return grant.Permit{}, nil
@@ -161,7 +162,10 @@ func (d *decision) seekConsent(tx *store.Tx) error {
 	q := approval.Question{
 		Run: d.s.Run, Call: c.n, Operation: c.op, Pinned: d.b.World.Pinned(c.op.Name), Plan: c.plan, Digest: c.action.Digest,
 		Effect: c.verdict.Effect, Why: c.verdict.Why, Held: c.held, Key: c.invoke.Key,
-		Policy: d.rules.Policy.Version,
+		Policy: d.rules.Policy.Version, Above: d.s.above(), Groups: c.verdict.Approvers,
+	}
+	if c.edited != nil {
+		q.Editor = c.edited.By
 	}
 	if c.approval == "" {
 		return d.ask(tx, q)
@@ -186,14 +190,14 @@ func (d *decision) unapproved(tx *store.Tx, a host.Approval) error {
 	switch a.State {
 	case host.ApprovalPending:
 		d.wait, d.tell = host.WaitApproval, "waits for approval "+string(a.ID)
-		return d.park(tx, time.Time{})
+		return d.park(tx, a.ExpiresAt)
 	case host.ApprovalRejected:
 		d.c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("%s said no to %s", a.DecidedBy, d.c.op.Name), "do not ask for the same again; do something else or end")
 	case host.ApprovalExpired:
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("nobody answered within %s", approval.Life), "ask again in a new call, if it is still wanted")
 	case host.ApprovalVoid:
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("the rules changed after the approval %s was asked for, so it is void", a.ID), "ask again in a new call, if it is still wanted")
-	case host.ApprovalApproved, host.ApprovalUsed:
+	case host.ApprovalApproved, host.ApprovalUsed, host.ApprovalSuperseded:
 		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("the approval %s is %s", a.ID, a.State), "ask again in a new call, if it is still wanted")
 	}
 	return nil
@@ -202,17 +206,16 @@ func (d *decision) unapproved(tx *store.Tx, a host.Approval) error {
 // ask opens a question to a person and parks the run.
 func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 	c := d.c
-	mac, err := approval.DestinationMAC(d.b.Keys, d.s.Run.Skill, c.op.Name, c.plan.Destination)
-	if err != nil {
-		return err
-	}
-	noes, err := tx.Rejections(d.s.Run.Skill, c.op.Name, mac)
+	noes, err := approval.Rejections(tx, d.b.Keys, append([]string{d.s.Run.Skill}, d.s.above()...), c.op.Name, c.plan.Destination)
 	if err != nil {
 		return err
 	}
 	if noes >= approval.StickyRejections {
 		c.denial = abi.Deny(abi.ApprovalRejected, fmt.Sprintf("people said no %d times to %s for this destination", noes, c.op.Name), "it is not asked again; a person of the workspace has to start it differently")
 		return nil
+	}
+	if wake, err := d.turn(tx); err != nil || !wake.IsZero() {
+		return errors.Join(err, d.waitForTurn(tx, wake))
 	}
 	if c.plan.Ceiling > 0 {
 		short, warn, err := spend.Hold(tx, d.s.Run, c.n, c.plan.Ceiling, d.rules.Cap, d.now)
@@ -234,10 +237,39 @@ func (d *decision) ask(tx *store.Tx, q approval.Question) error {
 		return err
 	}
 	d.wait, d.tell = host.WaitApproval, fmt.Sprintf("%s to %s waits for approval %s", c.op.Name, c.plan.Destination, d.asked.ID)
-	if err := d.park(tx, time.Time{}); err != nil {
+	if err := d.park(tx, d.asked.ExpiresAt); err != nil {
 		return err
 	}
 	return d.leaf("ask")
+}
+
+// turn says when the person may be asked again, if he has been asked enough. What he
+// edited himself is not held back.
+func (d *decision) turn(tx *store.Tx) (wake time.Time, err error) {
+	limit := cmp.Or(d.rules.Questions, DefaultQuestions)
+	if d.c.edited != nil {
+		return wake, nil
+	}
+	now := d.b.Expiry() // questions are dated by it
+	list, err := tx.Questions(d.s.Run.OnBehalfOf.ID, now.Add(-time.Hour), limit)
+	if err != nil || len(list) < limit {
+		return wake, err
+	}
+	// Where old questions are still open, only an answer makes room: look now and then.
+	return d.now.Add(max(list[limit-1].Add(time.Hour).Sub(now), time.Minute)), nil
+}
+
+// waitForTurn parks the run with its frozen call until its person may be asked.
+func (d *decision) waitForTurn(tx *store.Tx, wake time.Time) error {
+	if wake.IsZero() {
+		return nil
+	}
+	if err := d.record(); err != nil {
+		return err
+	}
+	d.wait = host.WaitTurn
+	d.tell = fmt.Sprintf("%s has been asked often enough for now; %s is asked for at %s", d.s.Run.OnBehalfOf.Name, d.c.op.Name, wake.UTC().Format(time.RFC3339))
+	return d.park(tx, wake)
 }
 
 // repeatable reports whether an attempt whose result was lost may be made again. A
@@ -266,13 +298,10 @@ func (d *decision) reserve(tx *store.Tx) error {
 	if c.plan.Ceiling == 0 {
 		return nil
 	}
-	amount, period, err := tx.UseHold(d.s.Run.ID, c.n, c.attempts+1)
-	if err == nil { // reserved when a person was asked, in the month of that moment
-		c.reserved, c.period = amount, period
-		return nil
-	}
-	if !errors.Is(err, host.ErrNotFound) {
-		return err
+	if c.approval != "" {
+		if held, err := d.useHold(tx); held || err != nil {
+			return err
+		}
 	}
 	short, warn, err := spend.Reserve(tx, d.s.Run, c.n, c.attempts+1, c.plan.Ceiling, d.rules.Cap, d.now)
 	if err := shortage(short, err); err != nil {
@@ -281,6 +310,26 @@ func (d *decision) reserve(tx *store.Tx) error {
 	c.reserved, c.period = c.plan.Ceiling, spend.Period(d.now)
 	d.warned(warn)
 	return nil
+}
+
+// useHold takes what was reserved when a person was asked, in the month of that moment.
+func (d *decision) useHold(tx *store.Tx) (held bool, err error) {
+	amount, period, err := tx.UseHold(d.s.Run.ID, d.c.n, d.c.attempts+1)
+	if errors.Is(err, host.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	month, err := tx.SpendTotal(store.PeriodScope(period))
+	if err != nil {
+		return false, err
+	}
+	if month.Settled+month.Reserved > d.rules.Cap { // it was lowered since: that stops what has not left
+		return false, errShort
+	}
+	d.c.reserved, d.c.period = amount, period
+	return true, nil
 }
 
 // warned witnesses a warning that this reservation crossed.
@@ -307,15 +356,33 @@ func shortage(short spend.Shortage, err error) error {
 	return nil
 }
 
-// waitForBudget parks the run until the cap is raised or the month is over.
+// waitForBudget parks the run until the cap is raised or the month is over, and ends it
+// when that has not come in time.
 func (d *decision) waitForBudget(tx *store.Tx) error {
 	d.consent = nil // it was given back with the rest
+	since := d.c.short
+	if since.IsZero() {
+		since = d.now
+	}
+	until := since.Add(d.b.BudgetLife)
+	if !d.now.Before(until) {
+		return ErrBroke
+	}
 	d.wait, d.tell = host.WaitBudget, spend.OutOfBudget
 	d.s.witness(audit.Leaf{TimeMS: d.now.UnixMilli(), Kind: audit.KindSpend, Run: d.s.Run.ID, Call: d.c.n, Verdict: "paused", Period: spend.Period(d.now), Detail: spend.OutOfBudget})
 	if err := d.record(); err != nil {
 		return err
 	}
-	return d.park(tx, spend.NextPeriod(d.now))
+	if d.c.short.IsZero() {
+		if err := d.s.Log.Add(journal.Wait, d.c.n, d.now, journal.Body{Verdict: string(host.WaitBudget), Why: spend.OutOfBudget}, d.c.held); err != nil {
+			return err
+		}
+	}
+	wake := spend.NextPeriod(d.now)
+	if until.Before(wake) {
+		wake = until
+	}
+	return d.park(tx, wake)
 }
 
 // park moves the run to waiting, with everything that is written so far.

@@ -148,6 +148,7 @@ type house struct {
 	plays int // how often Rules was asked for
 
 	onRules func(int) // before Rules answers
+	kin     *fakeKin
 }
 
 var (
@@ -157,6 +158,7 @@ var (
 
 func newHouse(t *testing.T) *house {
 	h := &house{t: t, path: t.TempDir(), now: time.Date(2026, 3, 5, 12, 0, 0, 0, time.UTC), world: &fakeWorld{t: t, pinned: abi.Digest{5}}}
+	h.kin = &fakeKin{h: h, ends: host.StateSucceeded, result: `"well"`, label: label.Clean()}
 	h.rules = broker.Rules{Cap: 1000, Owner: "ann@example.com"}
 	h.permit(3)
 	var err error
@@ -192,7 +194,7 @@ func (h *house) open() {
 	h.store, err = storetest.Open(h.t, h.path, "acme", h.now)
 	h.must(err)
 	h.door = broker.New(broker.Config{
-		Store: h.store, Keys: h.keys, World: h.world, Now: func() time.Time { return h.now },
+		Store: h.store, Keys: h.keys, World: h.world, Now: func() time.Time { return h.now }, Kin: h.kin,
 		Rules: func() broker.Rules {
 			h.plays++
 			if h.onRules != nil {

@@ -66,7 +66,11 @@ func TestMoneyIsHeldBeforeAPersonIsAsked(t *testing.T) {
 		t.Errorf("a pending approval holds %+v", got)
 	}
 	h.answer(1, true)
-	h.rules.Cap = 10 // a lowered cap stops new reservations, not this one
+	h.rules.Cap = 10 // a lowered cap stops also what was put aside and has not left
+	h.crash()
+	h.waits(1, raw, host.WaitBudget)
+	h.performed(0)
+	h.rules.Cap = 50
 	h.crash()
 	h.ok(1, raw)
 	h.performed(1)
@@ -134,13 +138,14 @@ func TestAHoldStaysInItsMonth(t *testing.T) {
 	h.waits(1, raw, host.WaitApproval)
 	h.now = h.now.Add(2 * time.Minute)
 	h.answer(1, true)
-	h.rules.Cap = 0 // April has no money, and needs none
+	h.rules.Cap = 50 // April has no money left, and needs none
+	h.write(func(tx *store.Tx) error { return tx.Reserve("run_other", "run_other", 1, 1, "2026-04", 50) })
 	h.crash()
 	h.ok(1, raw)
 	h.read(func(tx *store.Tx) error {
 		march, err := tx.SpendTotal(store.PeriodScope("2026-03"))
 		april, err2 := tx.SpendTotal(store.PeriodScope("2026-04"))
-		if march.Settled != 25 || march.Reserved != 0 || april != (store.Total{}) {
+		if march.Settled != 25 || march.Reserved != 0 || april != (store.Total{Reserved: 50}) {
 			t.Errorf("March %+v, April %+v", march, april)
 		}
 		return errors.Join(err, err2)

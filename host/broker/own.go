@@ -54,6 +54,8 @@ func own(op abi.Op) (ownOp, bool) {
 		return ownOp{abi.EffectState, always(doKVList)}, true
 	case abi.OpBatch:
 		return ownOp{abi.EffectNone, doBatch}, true
+	case abi.OpSkillCall:
+		return ownOp{abi.EffectNone, doSkill}, true
 	case abi.OpRunContinue:
 		return ownOp{abi.EffectNone, always(doContinue)}, true
 	}
@@ -80,16 +82,24 @@ func (b *Broker) planOwn(c *call, own ownOp, past *pastEntry) {
 	c.own = own
 	c.value = own.effect == abi.EffectNone && c.req.Op != abi.OpRunContinue || c.req.Op == abi.OpKVGet || c.req.Op == abi.OpKVList
 	c.action = grant.Action{Op: c.req.Op, Effect: own.effect, Audience: label.Only("workspace")}
-	if past != nil { // only a timer stops between asking and its answer
+	if past != nil { // a timer and a called skill stop between asking and its answer
 		c.started, c.recorded = past.Started, true
 	}
 }
 
-// decideOwn lets everything pass but a timer, which waits here.
-func (b *Broker) decideOwn(ctx context.Context, s *Session, c *call) error {
-	if c.req.Op != abi.OpTimeSleep {
-		return nil
+// decideOwn lets everything pass but a timer and a called skill, which wait here.
+func (b *Broker) decideOwn(ctx context.Context, s *Session, c *call, past *pastEntry) error {
+	switch c.req.Op {
+	case abi.OpTimeSleep:
+		return b.rest(ctx, s, c)
+	case abi.OpSkillCall:
+		return b.callSkill(ctx, s, c, past)
 	}
+	return nil
+}
+
+// rest waits for a timer.
+func (b *Broker) rest(ctx context.Context, s *Session, c *call) error {
 	var a abi.SleepArgs
 	if c.denial = abi.DecodeArgs(c.req.Args, &a); c.denial != nil {
 		return nil

@@ -25,10 +25,16 @@ type Session struct {
 	Log     *journal.Log
 	Key     *vault.RunKey
 	Limits  abi.Limits
+	// Tree is how many host calls the runs of the run's tree may make, and Others how
+	// many of them the others that are called in it have made.
+	Tree, Others uint32
 	// Growth bounds the journal; a zero field is the default.
 	Growth journal.Growth
 	// Held is the label of everything that has entered the guest.
 	Held label.Set
+	// Free gives the run's worker back while a call goes on; the answer of that call is
+	// ErrFreed. Nil keeps the worker.
+	Free func()
 	// Emit tells people who watch. It must not block.
 	Emit func(host.Event)
 
@@ -36,6 +42,14 @@ type Session struct {
 	durable  *journal.Size // of what was durable after the last transaction; nil: what the log was opened with
 	heedless int           // refusals of a full journal by this worker
 	progress sync.Mutex    // Emit is also called while a call is under way
+}
+
+// above names the skills of the runs above this one, nearest first.
+func (s *Session) above() (list []string) {
+	for _, link := range s.Subject.Chain {
+		list = append(list, link.Skill)
+	}
+	return list
 }
 
 // maxPending bounds how many records may wait for the next transaction.

@@ -18,14 +18,16 @@ import (
 )
 
 // perform sends the frozen bytes and takes in what came back.
-// Only a batch can fail: when one of its parts stops the run.
+// Only a batch, a called skill and a slow model can fail: when one of its parts stops
+// the run, when what the skill left cannot be read, and when the wait is not recorded.
 func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.Permit) error {
 	if c.own.do != nil {
 		return c.own.do(ctx, b, s, c)
 	}
-	c.out = b.World.Perform(c.cause(ctx, s), permit, c.invoke, c.plan, func(text string) {
-		s.emit(host.Event{Kind: host.EventStream, Text: text, Guest: true})
-	})
+	var err error
+	if c.out, err = b.carryOut(ctx, s, c, permit); err != nil {
+		return err
+	}
 	c.denial, c.result = c.out.Denial, c.out.Result.Reply
 	c.label = label.Join(c.held, provenance(c.out.Result.Provenance))
 	if c.denial != nil { // words of the other side may be in the reason
@@ -37,6 +39,40 @@ func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.
 // cause marks the context of what leaves for a call.
 func (c *call) cause(ctx context.Context, s *Session) context.Context {
 	return host.WithCause(ctx, host.Cause{Run: s.Run.ID, Call: c.n, Operation: c.op.Name})
+}
+
+// carryOut performs the call. A model that is slow frees the worker: the run waits, the
+// call goes on here, and what is recorded of it is all that a crash would leave as well.
+func (b *Broker) carryOut(ctx context.Context, s *Session, c *call, permit grant.Permit) (Outcome, error) {
+	perform := func() Outcome {
+		return b.World.Perform(c.cause(ctx, s), permit, c.invoke, c.plan, func(text string) {
+			s.emit(host.Event{Kind: host.EventStream, Text: text, Guest: true})
+		})
+	}
+	if c.action.Effect != abi.EffectMetered || s.Free == nil {
+		return perform(), nil
+	}
+	done := make(chan Outcome, 1)
+	go func() { done <- perform() }()
+	slow := time.NewTimer(b.KeepWorker)
+	defer slow.Stop()
+	select {
+	case o := <-done:
+		return o, nil
+	case <-slow.C:
+	}
+	// After the last moment of the attempt the sweep looks: nobody is at it any more then.
+	until := c.invoke.NotAfter.Add(settleMargin)
+	err := s.write(ctx, b.Store, func(tx *store.Tx) error {
+		return tx.SetState(s.Run.ID, host.StateWaiting, host.WaitModel, until, b.Now(), host.StateRunning)
+	})
+	if err != nil {
+		<-done // it has the session's events
+		return Outcome{}, err
+	}
+	s.Free()
+	c.freed = true
+	return <-done, nil
 }
 
 func provenance(p connectors.Provenance) label.Set {
@@ -53,6 +89,9 @@ func provenance(p connectors.Provenance) label.Set {
 func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error) {
 	now := b.Now()
 	var reply []byte
+	if c.edited != nil && c.denial == nil { // the guest is shown what a person typed
+		c.label = label.Join(c.label, typed)
+	}
 	finish := func(tx *store.Tx) error {
 		if err := b.book(tx, s, c); err != nil {
 			return err
@@ -102,6 +141,9 @@ func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error)
 	return Reply{Bytes: reply, At: now}, nil
 }
 
+// typed is the label of words that a person of the workspace typed.
+var typed = label.Set{Integrity: label.User, Readers: label.Only("workspace", "model")}
+
 // book settles the money and writes what an own op changes.
 func (b *Broker) book(tx *store.Tx, s *Session, c *call) error {
 	if c.writes != nil && c.denial == nil {
@@ -145,6 +187,9 @@ func (b *Broker) encode(c *call, receipt host.ReceiptID) []byte {
 		return abi.Refuse(&d).Encode()
 	}
 	r := abi.OK(c.result)
+	if c.edited != nil {
+		r.Edited = &abi.Edited{Fields: c.edited.Fields, Args: c.edited.Args}
+	}
 	reply := r.Encode()
 	if len(reply) > abi.MaxReply {
 		c.denial = abi.Deny(abi.TooLarge, fmt.Sprintf("the answer has %d bytes, at most %d are allowed", len(reply), abi.MaxReply), "ask for less at a time")

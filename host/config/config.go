@@ -36,7 +36,11 @@ type Workspace struct {
 	Grants     []Grant     `yaml:"grants,omitempty" json:"grants,omitempty"`
 	// Approvers narrow who may say yes. Every line that names the operation holds.
 	Approvers []Approvers `yaml:"approvers,omitempty" json:"approvers,omitempty"`
-	Policies  []string    `yaml:"policies,omitempty" json:"policies,omitempty" doc:"Cedar files beside this one; they can only forbid"`
+	// Groups are whom the policies' @approvers name.
+	Groups []Group `yaml:"groups,omitempty" json:"groups,omitempty"`
+	// Questions bounds how often a person is asked. 0 means the default of 20.
+	Questions int      `yaml:"questions_per_hour,omitempty" json:"questions_per_hour,omitempty" minimum:"1" maximum:"10000" doc:"how many questions of a person's runs are asked within an hour or are open; the rest waits its turn; 20 if absent"`
+	Policies  []string `yaml:"policies,omitempty" json:"policies,omitempty" doc:"Cedar files beside this one; they can only forbid"`
 }
 
 // Connector is one outside thing under a name of the workspace's own.
@@ -57,6 +61,13 @@ type Approvers struct {
 	Operation   string      `yaml:"operation" json:"operation" doc:"name of the operation, or * for all"`
 	Roles       []host.Role `yaml:"roles,omitempty" json:"roles,omitempty" enum:"owner,admin,member" doc:"only people of these roles; without it owner, admin and member"`
 	OtherPerson bool        `yaml:"other_person,omitempty" json:"other_person,omitempty" doc:"not the person for whom the run runs"`
+}
+
+// Group is whom a policy's @approvers may name.
+type Group struct {
+	Name   string      `yaml:"name" json:"name" pattern:"^[a-z][a-z0-9-]{0,31}$"`
+	Roles  []host.Role `yaml:"roles,omitempty" json:"roles,omitempty" enum:"owner,admin,member" doc:"everybody with one of these roles"`
+	People []string    `yaml:"people,omitempty" json:"people,omitempty" doc:"and these, by their address"`
 }
 
 // AnyOperation in a line of approvers means every operation.
@@ -133,6 +144,9 @@ type Waits struct {
 	KeepWorker *time.Duration `yaml:"keep_worker,omitempty"`
 	// Wakes bounds how many waiting runs are woken in a second, 0 means 32.
 	Wakes int `yaml:"wakes_per_second,omitempty"`
+	// BudgetFor is how long a run waits for a higher cap or the next month before it is
+	// ended, 0 means 35 days.
+	BudgetFor time.Duration `yaml:"budget_for,omitempty"`
 	// UnknownFor is how long a person is asked what became of an attempt, 0 means 7
 	// days.
 	UnknownFor time.Duration `yaml:"unknown_for,omitempty"`
@@ -310,6 +324,26 @@ func ParseWorkspace(text []byte) (*Workspace, error) {
 			}
 		}
 	}
+	if w.Questions < 0 || w.Questions > 10000 {
+		return nil, problem("CONFIG_QUESTIONS", "workspace.yaml: questions_per_hour: 1 to 10000, or leave it out for the default")
+	}
+	groups := map[string]bool{}
+	for _, g := range w.Groups {
+		switch {
+		case !nameForm.MatchString(g.Name):
+			return nil, problem("CONFIG_GROUP", "groups: name %q: a lower-case letter, then letters, digits or -", g.Name)
+		case groups[g.Name]:
+			return nil, problem("CONFIG_GROUP", "groups: %q occurs twice", g.Name)
+		case len(g.Roles)+len(g.People) == 0:
+			return nil, problem("CONFIG_GROUP", "groups: %s holds nobody: it needs roles or people", g.Name)
+		}
+		for _, r := range g.Roles {
+			if r != host.RoleOwner && r != host.RoleAdmin && r != host.RoleMember {
+				return nil, problem("CONFIG_GROUP", "groups: %s: role %q: owner, admin and member can approve", g.Name, r)
+			}
+		}
+		groups[g.Name] = true
+	}
 	for _, p := range w.Policies {
 		if p == "" || filepath.Base(p) != p || !strings.HasSuffix(p, ".cedar") {
 			return nil, problem("CONFIG_POLICY", "policies: %q is not the name of a .cedar file beside workspace.yaml", p)
@@ -339,7 +373,7 @@ func ReadOperator(path string) (*Operator, error) {
 			return nil, fmt.Errorf("%s: folders: %q is not a clean absolute path", path, f)
 		}
 	}
-	if k := o.Waits.Keep(); k < 0 || k > time.Minute || o.Waits.Wakes < 0 || o.Waits.UnknownFor < 0 {
+	if k := o.Waits.Keep(); k < 0 || k > time.Minute || o.Waits.Wakes < 0 || o.Waits.UnknownFor < 0 || o.Waits.BudgetFor < 0 {
 		return nil, fmt.Errorf("%s: waits: keep_worker is 0s to 1m, and nothing is negative", path)
 	}
 	if err := o.Growth.Check(); err != nil {

@@ -187,11 +187,8 @@ func (v *Preview) links(text string) {
 		if ascii, err := idna.Lookup.ToASCII(u.Hostname()); err == nil && ascii != u.Hostname() && !strings.EqualFold(ascii, u.Hostname()) {
 			shown += " (" + ascii + ")"
 		}
-		if !slices.Contains(v.Links, shown) {
-			v.Links = append(v.Links, shown)
-		}
+		v.lead(shown)
 	}
-	slices.Sort(v.Links)
 }
 
 // host warns of names that are not what they look like.

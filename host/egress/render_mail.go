@@ -127,6 +127,7 @@ func (v *Preview) content(name string, contentType, encoding, disposition string
 		v.warn("Content: HTML is shown as its source; a mail program shows it instead of the plain text")
 		v.body(string(data))
 		v.links(html.UnescapeString(string(data))) // where a link really leads may be spelled in entities
+		v.destinations(string(data))
 	default:
 		sum := sha256.Sum256(data)
 		v.field("Attachment", fmt.Sprintf("%q, %s, %d bytes, SHA-256 %s", named["filename"], kind, len(data), hex.EncodeToString(sum[:])))

@@ -1,6 +1,7 @@
 package egress_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -128,6 +129,59 @@ func TestMailOfSeveralPartsShowsEachOfThem(t *testing.T) {
 	for _, want := range []string{"HTML", "attachment", "direction"} {
 		if !warned(v, want) {
 			t.Errorf("no warning of %q in %q", want, v.Warnings)
+		}
+	}
+}
+
+// Wherever HTML leads is listed or warned of, also where no scheme, no link and no host
+// is spelled out.
+func TestHiddenDestinationsOfHTMLAreShown(t *testing.T) {
+	op := operation(abi.EffectSend)
+	op.Renderer = connectors.RenderMail
+	for markup, want := range map[string]struct{ link, warning string }{
+		`<p>hello</p>`:                                                          {"", ""},
+		`<a href="//evil.example/x">here</a>`:                                   {"evil.example", "without a scheme"},
+		`<a href='//evil.example'>here</a>`:                                     {"evil.example", "without a scheme"},
+		`<a href=//evil.example>here</a>`:                                       {"evil.example", "without a scheme"},
+		`<a/href=//evil.example>here</a>`:                                       {"evil.example", "without a scheme"},
+		`<a href="\\evil.example">here</a>`:                                     {"evil.example", "without a scheme"},
+		`<a href="/\evil.example">here</a>`:                                     {"evil.example", "without a scheme"},
+		"<a href=\" /\n/evil.example\">here</a>":                                {"evil.example", "without a scheme"},
+		`<a href="https:evil.example">here</a>`:                                 {"evil.example", ""},
+		`<a href="https:/evil.example">here</a>`:                                {"evil.example", ""},
+		`<a href="&#47;&#47;evil.example">here</a>`:                             {"evil.example", "without a scheme"},
+		"<a href=\"ht\ntps://evil.example\">here</a>":                           {"evil.example", ""},
+		`<img srcset="//evil.example/a 1x, b 2x">`:                              {"evil.example", "without a scheme"},
+		`<table background=//evil.example/p.gif>`:                               {"evil.example", "without a scheme"},
+		`<p style="background:url(//evil.example/p)">`:                          {"evil.example", "without a scheme"},
+		`<style>@import '//evil.example/s.css';</style>`:                        {"evil.example", "without a scheme"},
+		`<p style="background:u\72l(x)">`:                                       {"", "escapes"},
+		`<meta http-equiv=refresh content="0;url=//evil.example">`:              {"evil.example", "moves on by itself"},
+		`<svg><a xlink:href="//evil.example">x</a></svg>`:                       {"evil.example", "without a scheme"},
+		`<!--[if mso]><a href="//evil.example">x</a><![endif]-->`:               {"evil.example", "a comment holds HTML"},
+		`<base href="//evil.example/"><a href="x">here</a>`:                     {"evil.example", "<base>"},
+		`<form action="//evil.example"><input name=password></form>`:            {"evil.example", "a form"},
+		`<a href="javascript:alert(1)">here</a>`:                                {"", "javascript:"},
+		`<a href="data:text/html,x">here</a>`:                                   {"", "data:"},
+		`<a href="mailto:eve@evil.example?body=x">here</a>`:                     {"mailto:eve@evil.example", ""},
+		`<a href="odd:thing">here</a>`:                                          {"", "unknown kind"},
+		`<p onclick="x()">here</p>`:                                             {"", "a script in an attribute"},
+		`<iframe srcdoc="<a href=//evil.example>x</a>"></iframe>`:               {"evil.example", "<iframe>"},
+		`<a href="https://evil.example/">https://www.bank.example/</a>`:         {"evil.example", "names www.bank.example leads to evil.example"},
+		`<a href="https://www.bank.example/login">see https://bank.example</a>`: {"www.bank.example", ""},
+		`<p data-x="//evil.example/x">here</p>`:                                 {"evil.example", "without a scheme"},
+		`<a href="//">here</a>`:                                                 {"", "cannot be read"},
+	} {
+		head := "From: monroe@example.com\nTo: a@example.com\nSubject: x\nContent-Type: multipart/alternative; boundary=B\n\n--B\n\nplain\n--B\nContent-Type: text/html\n\n"
+		v := egress.Render(mailPlan(head+markup+"\n--B--\n"), op)
+		if v.Raw {
+			t.Errorf("%s: raw", markup)
+		}
+		if want.link == "" && len(v.Links) > 0 || want.link != "" && !slices.Contains(v.Links, want.link) {
+			t.Errorf("%s: leads to %q", markup, v.Links)
+		}
+		if want.warning != "" && !warned(v, want.warning) || want.warning == "" && len(v.Warnings) != 3 { // as for any HTML to these people
+			t.Errorf("%s: warned of %q", markup, v.Warnings)
 		}
 	}
 }

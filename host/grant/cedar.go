@@ -1,6 +1,7 @@
 package grant
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,7 +24,19 @@ type forbids struct {
 	set   *cedar.PolicySet
 	names map[cedar.PolicyID]string // file and @id or line, for people
 	empty bool
+	asks  []ask
 }
+
+// ask is a forbid with @approvers: what it matches is not refused, but needs the yes
+// of somebody in that group. It narrows what the workspace would do without it.
+type ask struct {
+	set   *cedar.PolicySet
+	group string
+	where string
+}
+
+// approversAnnotation names the group of workspace.yaml that a policy asks.
+const approversAnnotation = "approvers"
 
 // granted is the permit that stands for the grant table: whether a grant covers the
 // call was decided before Cedar is asked, so that Cedar has no way to say yes on
@@ -56,8 +69,18 @@ func compileForbids(files map[string]string) (*forbids, error) {
 			if label, ok := p.Annotations()["id"]; ok {
 				where += " (" + string(label) + ")"
 			}
-			f.set.Add(id, p)
 			f.names[id] = where
+			if group, ok := p.Annotations()[approversAnnotation]; ok {
+				if group == "" {
+					return nil, fmt.Errorf("%w: %s: @approvers names no group", ErrPolicy, where)
+				}
+				one := cedar.NewPolicySet()
+				one.Add("granted", &permit)
+				one.Add(id, p)
+				f.asks = append(f.asks, ask{one, string(group), where})
+				continue
+			}
+			f.set.Add(id, p)
 			f.empty = false
 		}
 	}
@@ -74,6 +97,30 @@ func (f *forbids) check(s Subject, a Action, effective abi.Effect, held label.Se
 	if f.empty {
 		return "", ""
 	}
+	rule, reason, _ = f.evaluate(f.set, s, a, effective, held)
+	return rule, reason
+}
+
+// approvers lists the groups whose yes the policies with @approvers want, each of them,
+// and names the first of those policies. A reason denies: one could not be evaluated.
+func (f *forbids) approvers(s Subject, a Action, effective abi.Effect, held label.Set) (groups []string, where, rule, reason string) {
+	if f == nil { // check has denied it
+		return nil, "", "", ""
+	}
+	for _, k := range f.asks {
+		rule, reason, failed := f.evaluate(k.set, s, a, effective, held)
+		if failed {
+			return nil, "", rule, reason
+		}
+		if reason != "" && !slices.Contains(groups, k.group) {
+			groups = append(groups, k.group)
+			where = cmp.Or(where, k.where)
+		}
+	}
+	return groups, where, "", ""
+}
+
+func (f *forbids) evaluate(set *cedar.PolicySet, s Subject, a Action, effective abi.Effect, held label.Set) (rule, reason string, failed bool) {
 	for _, res := range a.Resources {
 		ents := entities{}
 		req := cedar.Request{
@@ -82,20 +129,20 @@ func (f *forbids) check(s Subject, a Action, effective abi.Effect, held label.Se
 			Resource:  ents.resource(res),
 			Context:   policyContext(s, a, res, effective, held),
 		}
-		decision, diag := cedar.Authorize(f.set, types.EntityMap(ents), req)
+		decision, diag := cedar.Authorize(set, types.EntityMap(ents), req)
 		if len(diag.Errors) > 0 {
 			e := diag.Errors[0]
-			return "policy:" + f.name(e.PolicyID), fmt.Sprintf("the policy %s could not be evaluated: %s", f.name(e.PolicyID), e.Message)
+			return "policy:" + f.name(e.PolicyID), fmt.Sprintf("the policy %s could not be evaluated: %s", f.name(e.PolicyID), e.Message), true
 		}
 		if decision != cedar.Allow {
 			by := "the workspace's policy"
 			if len(diag.Reasons) > 0 {
 				by = f.name(diag.Reasons[0].PolicyID)
 			}
-			return "policy:" + by, fmt.Sprintf("%s forbids %s on %s", by, a.Operation, res)
+			return "policy:" + by, fmt.Sprintf("%s forbids %s on %s", by, a.Operation, res), false
 		}
 	}
-	return "", ""
+	return "", "", false
 }
 
 func (f *forbids) name(id cedar.PolicyID) string {

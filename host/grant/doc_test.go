@@ -65,10 +65,26 @@ func TestDocumentedPolicies(t *testing.T) {
 		{2, "own-domain", mail("eve@example.net"), mail("ann@example.com"), user, user},
 		{2, "ten-cents", chat, read("files:a"), user, user},
 	}
-	if len(list) != 3 {
+	if len(list) != 4 {
 		t.Fatalf("docs/policies.md has %d examples", len(list))
 	}
 	s := grant.Subject{Run: "run_1", Skill: "digest", Module: module, Manifest: manifest, For: host.Principal{ID: "p", Name: "Ann", Role: host.RoleOwner}, Attended: true}
+	dear := chat
+	dear.Ceiling = 1_000_001
+	p, err := grant.Compile(1, grants, nil, map[string]string{"doc.cedar": list[3]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := grant.Subject{Run: "run_1", Skill: "digest", Module: module, Manifest: manifest, For: host.Principal{ID: "p", Name: "Ann", Role: host.RoleOwner}, Attended: true}
+	for _, c := range []struct {
+		a      grant.Action
+		groups string
+		out    grant.Outcome
+	}{{chat, "", grant.Allow}, {dear, "finance", grant.Ask}, {mail("ann@example.com"), "", grant.Ask}, {mail("eve@example.net"), "press", grant.Ask}} {
+		if v := p.Decide(asked, c.a, user); v.Outcome != c.out || strings.Join(v.Approvers, " ") != c.groups {
+			t.Errorf("%s on %v: %v by %v", c.a.Operation, c.a.Resources, v.Outcome, v.Approvers)
+		}
+	}
 	for _, c := range cases {
 		p, err := grant.Compile(1, grants, nil, map[string]string{"doc.cedar": list[c.example]})
 		if err != nil {

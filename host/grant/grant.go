@@ -19,6 +19,7 @@
 package grant
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -109,6 +110,9 @@ type Verdict struct {
 	Rule string
 	// Why tells the approver why he is asked.
 	Why string
+	// Approvers are groups of the workspace, each of which the person who says yes must
+	// belong to. They come from policies alone.
+	Approvers []string
 
 	action Action
 }
@@ -188,6 +192,15 @@ func Compile(version int64, grants []Grant, ceilings []Ceiling, files map[string
 	return p, nil
 }
 
+// Groups lists the groups that the policies' @approvers name, for whoever holds them to
+// the groups that there are.
+func (p *Policy) Groups() (list []string) {
+	for _, k := range p.forbids.asks {
+		list = append(list, k.group)
+	}
+	return list
+}
+
 // Grants lists the grants that a module holds for an operation.
 func (p *Policy) Grants(module abi.Digest, operation string) (list []Grant) {
 	for _, g := range p.grants[grantKey{module, operation}] {
@@ -234,9 +247,20 @@ func (p *Policy) Decide(s Subject, a Action, held label.Set) Verdict {
 		return refuse(a, "law:secret", abi.Label, "the run holds a secret, and a secret never leaves", "use another run for the part that needs the secret")
 	}
 	effective, why := effectiveEffect(a, held)
-	if rule2, bad := p.forbids.check(s, a, effective, held); bad != "" {
-		return refuse(a, rule2, abi.Denied, bad, "an admin of the workspace can change the policy")
+	var groups []string
+	asking := ""
+	for _, link := range append([]Subject{s}, s.Chain...) {
+		if rule2, bad := p.forbids.check(link, a, effective, held); bad != "" {
+			return refuse(a, rule2, abi.Denied, bad, "an admin of the workspace can change the policy")
+		}
+		more, where, rule2, bad := p.forbids.approvers(link, a, effective, held)
+		if bad != "" {
+			return refuse(a, rule2, abi.Denied, bad, "an admin of the workspace can change the policy")
+		}
+		groups, asking = append(groups, more...), cmp.Or(asking, where)
 	}
+	slices.Sort(groups)
+	groups = slices.Compact(groups)
 	v := Verdict{Outcome: Allow, Effect: effective, Rule: rule, action: a}
 	switch {
 	case gate == GateDeny:
@@ -245,6 +269,12 @@ func (p *Policy) Decide(s Subject, a Action, held label.Set) Verdict {
 		v.Outcome, v.Why = Ask, "the workspace wants to be asked for every "+a.Operation
 	case effective.Asks():
 		v.Outcome, v.Why = Ask, why
+	}
+	if len(groups) > 0 { // a policy never takes a question back, and never answers one
+		v.Approvers, v.Rule = groups, "policy:"+asking
+		if v.Outcome == Allow {
+			v.Outcome, v.Why = Ask, "the policy "+asking+" wants it to be approved"
+		}
 	}
 	return v
 }

@@ -163,8 +163,12 @@ func naive(w *world) (grant.Outcome, abi.Code) {
 	}
 	for _, f := range w.forbids {
 		for _, r := range w.a.Resources {
-			if f.broken || f.match(w, r) {
-				return grant.Deny, abi.Denied
+			for _, l := range links { // each link is asked for by itself
+				as := *w
+				as.s = l
+				if f.broken || f.match(&as, r) {
+					return grant.Deny, abi.Denied
+				}
 			}
 		}
 	}

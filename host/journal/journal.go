@@ -48,8 +48,9 @@ const (
 	Result     Kind = "RESULT"      // the answer
 	Probe      Kind = "PROBE"       // what a look for an attempt's effect found
 	Unknown    Kind = "UNKNOWN"     // nobody can tell whether an attempt had its effect: a person is asked
-	Wait       Kind = "WAIT"        // the call waits for what the operator has to bring back
+	Wait       Kind = "WAIT"        // the call waits for what the operator has to bring back, or for budget
 	Resolved   Kind = "RESOLVED"    // what became of it, in a person's word or for want of one
+	Edit       Kind = "EDIT"        // a person changed what the call asks for; its plan is the one from now on
 	End        Kind = "END"         // the run's end
 	Continue   Kind = "CONTINUE"    // the segment's end, and the state that the next one begins with
 )
@@ -89,6 +90,8 @@ type Body struct {
 	Before      []byte          `cbor:"28,keyasint,omitempty"` // head of the chain before the segment, so that it verifies alone
 	Wire        []byte          `cbor:"29,keyasint,omitempty"` // the body of a frozen HTTP request, which Plan leaves out then
 	Delta       *Delta          `cbor:"30,keyasint,omitempty"` // Request and Wire are what differs from an earlier call
+	Fields      []string        `cbor:"41,keyasint,omitempty"` // arguments that a person changed
+	Child       host.RunID      `cbor:"40,keyasint,omitempty"` // the run that skill.call started
 }
 
 // Entry is one host call, folded from its records.
@@ -105,7 +108,9 @@ type Entry struct {
 	First    time.Time // of the first attempt
 	NotAfter time.Time // of the last attempt
 	Unknown  *Doubt    // about the last attempt
+	Edited   *Edited   // by a person, before the first attempt
 	Waits    time.Time // since when it waits for a connector; zero if it does not
+	Short    time.Time // since when it waits for budget; zero if it does not
 	Answer   *Answer
 }
 
@@ -117,6 +122,13 @@ type Doubt struct {
 	Resolution host.Resolution
 	// Asked says that a person was asked for an approval after that.
 	Asked bool
+}
+
+// Edited is what a person made of a call.
+type Edited struct {
+	By     host.PrincipalID
+	Args   []byte   // of the operation, canonical
+	Fields []string // sorted; of all edits
 }
 
 // Answer is what the guest got.
@@ -166,6 +178,9 @@ func Genesis(r *store.Run) abi.Digest {
 		r.Module[:], r.Image[:], []byte(r.Engine), r.ConfigSHA256[:], r.ManifestSHA256[:], r.Start, r.StartLabel,
 	} {
 		hashPart(h.Write, p)
+	}
+	if r.Parent != "" { // a run that nobody called hashes as it did before there were others
+		hashPart(h.Write, []byte(r.Parent))
 	}
 	return abi.Digest(h.Sum(nil))
 }
@@ -329,8 +344,23 @@ func (l *Log) fold(r *store.Record, b Body, lab label.Set) error {
 		}
 	case GateResult:
 		e.Gated = false
+	case Edit:
+		if e.Attempts > 0 || e.Answer != nil {
+			return fmt.Errorf("%w: call %d was edited after it was attempted", ErrCorrupt, call)
+		}
+		e.Plan = connectors.Plan{} // nothing of the old one stays
+		if err := json.Unmarshal(b.Plan, &e.Plan); err != nil {
+			return fmt.Errorf("%w: the edited plan of call %d: %w", ErrCorrupt, call, err)
+		}
+		fields := b.Fields
+		if e.Edited != nil {
+			fields = append(fields, e.Edited.Fields...)
+		}
+		slices.Sort(fields)
+		e.Edited = &Edited{By: host.PrincipalID(b.By), Args: b.Request, Fields: slices.Compact(fields)}
+		e.Approval, e.Gated, e.Body.Resource = "", false, b.Resource
 	case Attempt:
-		e.Attempts, e.Unknown, e.Waits = b.Attempt, nil, time.Time{}
+		e.Attempts, e.Unknown, e.Waits, e.Short = b.Attempt, nil, time.Time{}, time.Time{}
 		if e.First.IsZero() {
 			e.First = at
 		}
@@ -353,8 +383,12 @@ func (l *Log) fold(r *store.Record, b Body, lab label.Set) error {
 		e.forget()
 		l.begin(r.Seq, call, at, b, lab)
 	case Wait:
-		if e.Waits.IsZero() {
-			e.Waits = at
+		since := &e.Waits
+		if b.Verdict == string(host.WaitBudget) {
+			since = &e.Short
+		}
+		if since.IsZero() {
+			*since = at
 		}
 	case Probe, End:
 	default:
@@ -439,6 +473,9 @@ func (l *Log) Entries() []*Entry {
 	})
 	return slices.DeleteFunc(list, func(e *Entry) bool { return e.Call == 0 }) // the run's end
 }
+
+// Entry is one call, nil if there is none of this number.
+func (l *Log) Entry(call uint32) *Entry { return l.entries[call] }
 
 // InDoubt is the call whose outcome a person is asked for, nil if there is none. A
 // run has at most one: it waits before it goes on.

@@ -37,8 +37,14 @@ type Compiled struct {
 	Manifest []byte
 }
 
+// EscapeError is a compile child that tried what it may not: an upload took it over.
+type EscapeError struct{ Tried string }
+
+func (e *EscapeError) Error() string { return e.Tried }
+
 // Compiler admits and compiles a module in a process of its own, into a private,
-// empty directory. A refusal is a *host.Problem that tells the author what to do.
+// empty directory. A refusal is a *host.Problem that tells the author what to do; a
+// child that was taken over is an *EscapeError.
 type Compiler interface {
 	Compile(ctx context.Context, module []byte, dir string) (Compiled, error)
 }
@@ -177,14 +183,13 @@ func (s *Shelf) Dir(ctx context.Context, m store.Module) (string, error) {
 		return "", fmt.Errorf("module %s: the stored upload was changed", m.SHA256)
 	}
 	again := m
-	manifest, err := s.make(ctx, upload, &again, nil)
-	if err != nil {
+	if _, err := s.make(ctx, upload, &again, nil); err != nil {
 		return "", err
 	}
 	if again.Manifest != m.Manifest || again.Image != m.Image {
 		return "", fmt.Errorf("module %s: compiled again it is another module than before", m.SHA256)
 	}
-	return place, s.store.Write(ctx, func(tx *store.Tx) error { return tx.PutModule(manifest.Name, again) })
+	return place, s.store.Write(ctx, func(tx *store.Tx) error { return tx.KeepModule(again) })
 }
 
 // keepUpload stores the bytes durably before the row that refers to them.

@@ -15,11 +15,14 @@ import (
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/spend"
 	"github.com/getmonroe/monroe/host/store"
 )
 
 // finish ends a run, once: result, receipt, audit leaf, what it had reserved and
-// asked for, in one transaction. session is nil when the run has no worker.
+// asked for, and the runs that it had called, in one transaction. session is nil when
+// the run has no worker.
 func (r *Runner) finish(id host.RunID, session *broker.Session, e ending) error {
 	ctx := context.WithoutCancel(r.ctx) // an end is recorded also while the daemon stops
 	if session != nil {
@@ -27,45 +30,10 @@ func (r *Runner) finish(id host.RunID, session *broker.Session, e ending) error 
 			return err
 		}
 	}
-	err := r.Store.Write(ctx, func(tx *store.Tx) error {
-		run, err := tx.Run(id)
-		if err != nil {
-			return err
-		}
-		if run.State.Ended() {
-			return host.ErrConflict
-		}
-		calls, err := r.calls(tx, &run)
-		if err != nil { // a journal that does not verify does not keep the run open
-			r.Log.Error("receipt without calls", slog.String("run", string(id)), slog.String("error", err.Error()))
-		}
-		end := store.End{State: e.state, Failure: e.failure, At: r.Now()}
-		if err := witnessLost(tx, &run, end.At); err != nil {
-			return err
-		}
-		if err := errors.Join(tx.VoidApprovals(id), tx.SettleRun(id)); err != nil {
-			return err
-		}
-		if run, err = tx.Run(id); err != nil { // with what it kept spent
-			return err
-		}
-		if e.result != nil {
-			if end.Result, end.ResultLabel, err = r.sealResult(&run, e); err != nil {
-				return err
-			}
-		}
-		leaf := audit.Leaf{
-			TimeMS: end.At.UnixMilli(), Kind: audit.KindEnd, Run: id, Who: run.OnBehalfOf.ID, Skill: run.Skill, Module: run.Module.String(),
-			Verdict: string(e.state), Cost: run.Spent, Seq: run.NextSeq - 1, Chain: run.Chain.String(),
-		}
-		if e.state == host.StateDiverged {
-			leaf.Detail = e.failure // names and digests, no payload
-		}
-		if end.Leaf, err = audit.Append(tx, leaf); err != nil {
-			return err
-		}
-		end.Receipt = receiptText(&run, e, calls, audit.Receipt(end.Leaf))
-		return tx.EndRun(id, end)
+	var ended []store.Run
+	err := r.Store.Write(ctx, func(tx *store.Tx) (err error) {
+		ended, err = r.close(tx, id, e)
+		return err
 	})
 	if errors.Is(err, host.ErrConflict) {
 		return nil // it has ended already
@@ -73,12 +41,79 @@ func (r *Runner) finish(id host.RunID, session *broker.Session, e ending) error 
 	if err != nil {
 		return err
 	}
-	text := string(e.state)
-	if e.failure != "" {
-		text += ": " + e.failure
+	for _, run := range ended {
+		if run.ID != id {
+			r.interrupt(run.ID)
+		}
+		text := string(run.State)
+		if run.Failure != "" {
+			text += ": " + run.Failure
+		}
+		r.feed(run.ID).add(host.Event{Kind: host.EventState, State: run.State, Text: text})
 	}
-	r.feed(id).add(host.Event{Kind: host.EventState, State: e.state, Text: text})
+	if up := ended[len(ended)-1].Parent; up != "" { // it may wait for this; a crash here leaves it to the sweep
+		r.Wake(up)
+	}
 	return nil
+}
+
+// close writes the end of a run, after those of the runs that it had called. They are
+// returned in that order.
+func (r *Runner) close(tx *store.Tx, id host.RunID, e ending) (ended []store.Run, err error) {
+	run, err := tx.Run(id)
+	if err != nil {
+		return nil, err
+	}
+	if run.State.Ended() {
+		return nil, host.ErrConflict
+	}
+	open, err := tx.Open(id)
+	if err != nil {
+		return nil, err
+	}
+	for _, child := range open {
+		list, err := r.close(tx, child, ending{state: host.StateCancelled, failure: "the run that called it ended"})
+		if err != nil {
+			return nil, err
+		}
+		ended = append(ended, list...)
+	}
+	calls, held, err := r.calls(tx, &run)
+	if err != nil { // a journal that does not verify does not keep the run open
+		r.Log.Error("receipt without calls", slog.String("run", string(id)), slog.String("error", err.Error()))
+		held = label.Set{} // and what it held counts as the strictest
+	}
+	if err := errors.Join(witnessLost(tx, &run, r.Now()), tx.VoidApprovals(id), tx.SettleRun(id)); err != nil {
+		return nil, err
+	}
+	if run.Parent != "" {
+		if _, err := spend.GiveBack(tx, id); err != nil { // not an end that came before
+			return nil, fmt.Errorf("the budget of %s was not given back: %v", id, err) //nolint:errorlint // see above
+		}
+	}
+	if run, err = tx.Run(id); err != nil { // with what it kept spent
+		return nil, err
+	}
+	end := store.End{State: e.state, Failure: e.failure, At: r.Now()}
+	if e.result == nil { // that it ended so tells something of all that it held
+		e.label = held
+	}
+	if end.Result, end.ResultLabel, err = r.sealResult(&run, e); err != nil {
+		return nil, err
+	}
+	leaf := audit.Leaf{
+		TimeMS: end.At.UnixMilli(), Kind: audit.KindEnd, Run: id, Who: run.OnBehalfOf.ID, Skill: run.Skill, Module: run.Module.String(),
+		Verdict: string(e.state), Cost: run.Spent, Seq: run.NextSeq - 1, Chain: run.Chain.String(),
+	}
+	if e.state == host.StateDiverged {
+		leaf.Detail = e.failure // names and digests, no payload
+	}
+	if end.Leaf, err = audit.Append(tx, leaf); err != nil {
+		return nil, err
+	}
+	end.Receipt = receiptText(&run, e, calls, audit.Receipt(end.Leaf))
+	run.State, run.Failure = e.state, e.failure
+	return append(ended, run), tx.EndRun(id, end)
 }
 
 // witnessLost writes down what the run's end books of attempts that have no outcome.
@@ -108,8 +143,11 @@ func (r *Runner) sealResult(run *store.Run, e ending) (result, lab []byte, err e
 	if err != nil {
 		return nil, nil, err
 	}
-	result, e1 := key.Seal(ResultSlot(run.ID), e.result)
-	lab, e2 := key.Seal(ResultLabelSlot(run.ID), text)
+	lab, e1 := key.Seal(ResultLabelSlot(run.ID), text)
+	if e.result == nil {
+		return nil, lab, e1
+	}
+	result, e2 := key.Seal(ResultSlot(run.ID), e.result)
 	return result, lab, errors.Join(e1, e2)
 }
 
@@ -136,15 +174,27 @@ func (c *counts) add(calls []host.CallView) {
 }
 
 // calls counts a run's calls, one segment after the other, so that no more than one is
-// in memory.
-func (r *Runner) calls(tx *store.Tx, run *store.Run) (counts, error) {
+// in memory, and joins the labels of its input and of every answer.
+func (r *Runner) calls(tx *store.Tx, run *store.Run) (counts, label.Set, error) {
 	c := counts{done: map[string]int{}}
 	key, err := r.Keys.OpenRunKey(run.ID, run.Key)
 	if err != nil {
-		return c, err
+		return c, label.Set{}, err
 	}
-	err = journal.Segments(tx, run, key, func(log *journal.Log) { c.add(broker.Views(log.Entries())) })
-	return c, err
+	p := prepared{row: *run}
+	if err := r.unseal(&p, key); err != nil {
+		return c, label.Set{}, err
+	}
+	held := p.row.Label
+	err = journal.Segments(tx, run, key, func(log *journal.Log) {
+		c.add(broker.Views(log.Entries()))
+		for _, e := range log.Entries() {
+			if held = label.Join(held, e.Label); e.Answer != nil {
+				held = label.Join(held, e.Answer.Label)
+			}
+		}
+	})
+	return c, held, err
 }
 
 // receiptText is the two lines that a run leaves: what it did and touched, and what

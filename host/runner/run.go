@@ -29,7 +29,10 @@ type Start struct {
 	Seed   []byte          `json:"seed"`
 	TimeNS int64           `json:"time_ns"`
 	Input  json.RawMessage `json:"input"`
-	Growth journal.Growth  `json:"growth"`
+	// Tree is how many host calls the whole tree of the run may make; 0 means
+	// Limits.Calls.
+	Tree   uint32         `json:"tree,omitempty"`
+	Growth journal.Growth `json:"growth"`
 }
 
 // StartSlot is where a run's Start is sealed.
@@ -79,11 +82,12 @@ type prepared struct {
 	session *broker.Session
 	dir     string
 	past    []*journal.Answer
-	base    uint32 // calls before this segment; the worker counts from the one after
+	chain   []grant.Subject // the runs above it, nearest first
+	base    uint32          // calls before this segment; the worker counts from the one after
 }
 
 // run drives one run from its record to its next stop.
-func (r *Runner) run(ctx context.Context, id host.RunID) error {
+func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
 	diverged, lost, past := 0, 0, 0
 	for {
 		p, err := r.prepare(ctx, id)
@@ -93,7 +97,14 @@ func (r *Runner) run(ctx context.Context, id host.RunID) error {
 		if n := len(p.past); n > past {
 			lost, past = 0, n
 		}
-		err = r.work(ctx, p)
+		err = r.work(ctx, p, d)
+		if errors.Is(err, broker.ErrFreed) { // the answer is recorded; a worker is needed again
+			if err := r.seat(ctx, d); err != nil {
+				return err
+			}
+			diverged = 0
+			continue
+		}
 		// A process can be killed by somebody else, or by the kernel for want of memory.
 		// What it did is in the journal, so another one goes on.
 		if (errors.Is(err, errGone) || errors.Is(err, errStart)) && !errors.Is(err, ErrLimit) && lost < maxLost && ctx.Err() == nil {
@@ -128,6 +139,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	p := &prepared{}
 	var recs []store.Record
 	var mod store.Module
+	var kin store.Kin
 	now := r.Now()
 	err := r.Store.Write(ctx, func(tx *store.Tx) (err error) {
 		if p.row, err = tx.Run(id); err != nil || p.idle() {
@@ -141,6 +153,12 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 		}
 		if mod.Image != p.row.Image || sha256.Sum256([]byte(mod.Manifest)) != p.row.ManifestSHA256 {
 			return fmt.Errorf("the stored module %s is not the one that the run began with", p.row.Module)
+		}
+		if p.chain, err = chain(tx, &p.row); err != nil {
+			return err
+		}
+		if kin, err = tx.Kin(p.row.Root, id); err != nil {
+			return err
 		}
 		return tx.SetState(id, host.StateRunning, "", time.Time{}, now, host.StateQueued, host.StateWaiting, host.StateRunning)
 	})
@@ -166,16 +184,61 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	if p.dir, err = r.Shelf.Dir(ctx, mod); err != nil {
 		return nil, err
 	}
-	f := r.feed(id)
 	p.past = log.Answered()
+	if p.start.Tree == 0 {
+		p.start.Tree = p.start.Limits.Calls
+	}
 	p.session = &broker.Session{
-		Run: p.row.Run, Log: log, Key: key, Limits: p.start.Limits, Growth: p.start.Growth, Held: p.row.Label, Emit: f.add,
+		Run: p.row.Run, Log: log, Key: key, Limits: p.start.Limits, Growth: p.start.Growth, Held: p.row.Label, Emit: r.emit(p),
+		Tree: p.start.Tree, Others: broker.Others(kin, &p.row),
 		Subject: grant.Subject{
-			Run: id, Skill: p.row.Skill, Module: p.row.Module, Manifest: manifest, For: p.row.OnBehalfOf, Attended: p.row.Attended,
+			Run: id, Skill: p.row.Skill, Module: p.row.Module, Manifest: manifest, For: p.row.OnBehalfOf, Attended: p.row.Attended, Chain: p.chain,
 		},
 	}
-	f.add(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(log.Segment(), len(p.past))})
+	p.session.Emit(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(log.Segment(), len(p.past))})
 	return p, nil
+}
+
+// chain loads the runs above one, which have to be covered as well.
+func chain(tx *store.Tx, row *store.Run) (list []grant.Subject, err error) {
+	for up := row.Parent; up != ""; {
+		if len(list) >= broker.MaxDepth {
+			return nil, fmt.Errorf("the runs above %s are more than %d", row.ID, broker.MaxDepth)
+		}
+		r, err := tx.Run(up)
+		if err != nil {
+			return nil, err
+		}
+		mod, err := tx.Module(r.Module)
+		if err != nil {
+			return nil, err
+		}
+		manifest, err := abi.ParseManifest([]byte(mod.Manifest))
+		if err != nil {
+			return nil, err
+		}
+		if sha256.Sum256([]byte(mod.Manifest)) != r.ManifestSHA256 {
+			return nil, fmt.Errorf("the stored module %s is not the one that %s began with", r.Module, up)
+		}
+		list = append(list, grant.Subject{Run: up, Skill: r.Skill, Module: r.Module, Manifest: manifest, For: r.OnBehalfOf, Attended: r.Attended})
+		up = r.Parent
+	}
+	return list, nil
+}
+
+// emit tells those who watch a run, and those who watch one above it what it waits for.
+func (r *Runner) emit(p *prepared) func(host.Event) {
+	own := r.feed(p.row.ID)
+	return func(e host.Event) {
+		own.add(e)
+		if e.State != host.StateWaiting {
+			return
+		}
+		e.Text = fmt.Sprintf("%s, %s: %s", p.row.Skill, p.row.ID, e.Text)
+		for _, up := range p.chain {
+			r.feed(up.Run).add(e)
+		}
+	}
 }
 
 // idle reports whether there is nothing to do for a worker: the run has ended, or a
@@ -216,10 +279,13 @@ func (r *Runner) unseal(p *prepared, key *vault.RunKey) error {
 	return errors.Join(json.Unmarshal(start, &p.start), json.Unmarshal(lab, &p.row.Label))
 }
 
-// work gives the run a worker and serves it.
-func (r *Runner) work(ctx context.Context, p *prepared) (err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.start.Limits.Wall, errWall)
-	defer cancel()
+// work gives the run a worker and serves it. Where a call frees the worker, the time
+// that the run may take stops as well, and so does the worker's place.
+func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	wall := time.AfterFunc(p.start.Limits.Wall, func() { cancel(errWall) })
+	defer wall.Stop()
 	w, err := r.Spawner.Spawn(ctx, p.dir, p.start.Limits.CPU)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStart, err)
@@ -241,6 +307,12 @@ func (r *Runner) work(ctx context.Context, p *prepared) (err error) {
 	pins := host.Pins{Engine: p.row.Engine, ABI: p.row.ABI}
 	if unmet := pins.Unmet(w.Ready().Engine, abi.Version); unmet != "" {
 		return &pinned{unmet}
+	}
+	p.session.Free = func() {
+		wall.Stop()
+		stop()
+		_ = w.Close() // nobody reads what it would say
+		r.leave(d)
 	}
 	s := &serving{r: r, p: p, w: w}
 	return s.serve(ctx)
@@ -421,8 +493,14 @@ func (s *serving) onCall(ctx context.Context, payload []byte) error {
 	if seq > s.p.start.Limits.Calls {
 		return &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run made more than %d calls", s.p.start.Limits.Calls)}}
 	}
+	if uint64(seq)+uint64(s.p.session.Others) > uint64(s.p.start.Tree) {
+		return &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run and those that belong to it made more than %d calls", s.p.start.Tree)}}
+	}
 	s.next++
 	reply, err := s.r.Broker.Do(ctx, s.p.session, s.p.base+seq, bytes.Clone(request))
+	if errors.Is(err, broker.ErrBroke) {
+		return &fault{wire.Fault{Code: wire.FaultCode(abi.Budget), Message: err.Error()}}
+	}
 	if errors.Is(err, broker.ErrLoop) || errors.Is(err, broker.ErrOvergrown) {
 		return &fault{wire.Fault{Code: wire.FaultLimit, Message: err.Error()}}
 	}

@@ -22,6 +22,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,8 +66,8 @@ type Config struct {
 	Log     *slog.Logger
 	// Workers bounds how many workers live at the same time.
 	Workers int
-	// Wakes bounds how many runs one sweep wakes, 0 means 32; a sweep comes every
-	// second. What is due beyond that is due at the next one.
+	// Wakes bounds how many waiting runs are woken in a second, however often is swept,
+	// 0 means 32. What is due beyond that is due later.
 	Wakes int
 }
 
@@ -77,6 +78,14 @@ type Runner struct {
 	stop  context.CancelFunc
 	slots chan struct{}
 	all   sync.WaitGroup
+	drive func(context.Context, host.RunID, *drive) // once, or what a test has instead
+
+	pace struct { // a bucket of wake-ups
+		sync.Mutex
+		left  float64
+		at    time.Time
+		first []host.RunID // what the last daemon left at work, before all that is due
+	}
 
 	mu     sync.Mutex
 	active map[host.RunID]*drive
@@ -86,7 +95,8 @@ type Runner struct {
 // drive is one run that a goroutine is busy with.
 type drive struct {
 	again  bool // it was woken meanwhile
-	begun  bool // it has the place of a worker
+	begun  bool // it has had the place of a worker
+	seated bool // it has it now
 	cancel context.CancelCauseFunc
 }
 
@@ -102,28 +112,28 @@ func New(c Config) *Runner {
 		c.Expiry = c.Now
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &Runner{
+	r := &Runner{
 		Config: c, ctx: ctx, stop: stop, slots: make(chan struct{}, c.Workers),
 		active: map[host.RunID]*drive{}, feeds: map[host.RunID]*feed{},
 	}
+	r.drive = r.once
+	r.pace.left, r.pace.at = float64(c.Wakes), c.Now()
+	return r
 }
 
 // Start takes up every run that had not ended when the daemon stopped.
 func (r *Runner) Start() error {
-	var list []host.RunID
 	err := r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
-		if list, err = tx.Busy(); err != nil {
+		if r.pace.first, err = tx.Busy(); err != nil {
 			return err
 		}
-		held, err := tx.Waiting(host.WaitPinned) // this binary may be the one that they wait for
-		list = append(list, held...)
-		return err
+		model, err := tx.Waiting(host.WaitModel)  // that call is lost
+		held, err2 := tx.Waiting(host.WaitPinned) // this binary may be the one that they wait for
+		r.pace.first = append(append(r.pace.first, model...), held...)
+		return errors.Join(err, err2)
 	})
 	if err != nil {
 		return err
-	}
-	for _, id := range list {
-		r.Wake(id)
 	}
 	return r.Recheck()
 }
@@ -140,9 +150,18 @@ func (r *Runner) Sweep() error {
 	if err != nil {
 		return err
 	}
-	var due []host.RunID
-	err = r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
-		due, err = tx.Due(now, r.Wakes)
+	r.pace.Lock()
+	defer r.pace.Unlock()
+	r.refill(now)
+	n := int(r.pace.left)
+	if n == 0 {
+		return nil
+	}
+	due := r.pace.first[:min(n, len(r.pace.first))]
+	r.pace.first = r.pace.first[len(due):]
+	err = r.Store.Read(r.ctx, func(tx *store.Tx) error {
+		list, err := tx.Due(now, n-len(due))
+		due = append(slices.Clone(due), list...)
 		return err
 	})
 	for _, id := range due {
@@ -151,10 +170,20 @@ func (r *Runner) Sweep() error {
 		queued := d != nil && !d.begun
 		r.mu.Unlock()
 		if !queued { // one that waits for a worker is looked at then
+			r.pace.left--
 			r.Wake(id)
 		}
 	}
 	return err
+}
+
+// refill puts wake-ups into the bucket for the time that passed, at most a second's.
+// A clock that was set back takes none out.
+func (r *Runner) refill(now time.Time) {
+	if passed := now.Sub(r.pace.at); passed > 0 {
+		r.pace.left = min(float64(r.Wakes), r.pace.left+passed.Seconds()*float64(r.Wakes))
+	}
+	r.pace.at = now
 }
 
 // Recheck lets runs that wait for what an admin or the operator changes go on as far
@@ -189,7 +218,7 @@ func (r *Runner) Wake(id host.RunID) {
 		defer r.all.Done()
 		defer cancel(nil)
 		for {
-			r.once(ctx, id, d)
+			r.drive(ctx, id, d)
 			r.mu.Lock()
 			d.begun = false
 			again := d.again && ctx.Err() == nil
@@ -216,16 +245,11 @@ func (r *Runner) Wake(id host.RunID) {
 
 // once drives a run until it parks or ends.
 func (r *Runner) once(ctx context.Context, id host.RunID, d *drive) {
-	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
-	case <-ctx.Done():
+	if r.seat(ctx, d) != nil {
 		return
 	}
-	r.mu.Lock()
-	d.begun = true
-	r.mu.Unlock()
-	err := r.run(ctx, id)
+	defer r.leave(d)
+	err := r.run(ctx, id, d)
 	switch {
 	case err == nil, errors.Is(err, broker.ErrSuspended):
 	case errors.Is(context.Cause(ctx), ErrCancelled): // Wake ends it
@@ -233,6 +257,29 @@ func (r *Runner) once(ctx context.Context, id host.RunID, d *drive) {
 	default:
 		r.Log.Error("run failed", slog.String("run", string(id)), slog.String("error", err.Error()))
 		r.end(id, ending{state: host.StateFailed, failure: explain(err)})
+	}
+}
+
+// seat waits for the place of a worker.
+func (r *Runner) seat(ctx context.Context, d *drive) error {
+	select {
+	case r.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d.begun, d.seated = true, true
+	return nil
+}
+
+// leave gives the place back, if the drive has it.
+func (r *Runner) leave(d *drive) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d.seated {
+		d.seated = false
+		<-r.slots
 	}
 }
 
@@ -252,18 +299,51 @@ func explain(err error) string {
 	return fmt.Sprintf("the host could not go on: %v", err)
 }
 
-// Cancel ends a run that has not ended.
+// Cancel ends a run that has not ended, with all that it called.
 func (r *Runner) Cancel(id host.RunID) error {
+	if r.interrupt(id) {
+		return nil
+	}
+	return r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+}
+
+// interrupt stops the worker of a run that has one, and reports whether it has: then
+// the run ends when the worker is gone.
+func (r *Runner) interrupt(id host.RunID) bool {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	d := r.active[id]
 	if d != nil {
 		d.cancel(ErrCancelled)
 	}
-	r.mu.Unlock()
-	if d != nil {
-		return nil
+	return d != nil
+}
+
+// Await waits until a run ends or waits itself, at most for d, and not at all while
+// every worker is taken: then its caller's is in its way.
+func (r *Runner) Await(ctx context.Context, id host.RunID, d time.Duration) {
+	if d <= 0 || len(r.slots) == cap(r.slots) {
+		return
 	}
-	return r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+	limit := time.NewTimer(d)
+	defer limit.Stop()
+	for after := int64(0); ; {
+		list, more, done := r.Events(id, after)
+		if done || slices.ContainsFunc(list, func(e host.Event) bool { return e.State == host.StateWaiting }) {
+			return
+		}
+		if len(list) > 0 {
+			after = list[len(list)-1].Seq
+			continue
+		}
+		select {
+		case <-more:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Events returns what happened in a run after an event, for people.

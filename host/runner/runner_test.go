@@ -159,17 +159,17 @@ func (b *bench) reopen(t *testing.T) {
 	b.Workspace = w
 }
 
-func newBench(t *testing.T, s *fakeSpawner) *bench {
+func newBench(t testing.TB, s *fakeSpawner) *bench {
 	t.Helper()
 	return benchAt(t, s, time.Now)
 }
 
-func benchAt(t *testing.T, s *fakeSpawner, clock func() time.Time) *bench {
+func benchAt(t testing.TB, s *fakeSpawner, clock func() time.Time) *bench {
 	t.Helper()
 	return benchIn(t, s, clock, fakeWorld{})
 }
 
-func benchIn(t *testing.T, s *fakeSpawner, clock func() time.Time, world broker.World) *bench {
+func benchIn(t testing.TB, s *fakeSpawner, clock func() time.Time, world broker.World) *bench {
 	t.Helper()
 	return benchWith(t, s, func(c *workspace.Config) {
 		c.Now, c.World = clock, func(*config.Workspace) (broker.World, error) { return world, nil }
@@ -177,7 +177,7 @@ func benchIn(t *testing.T, s *fakeSpawner, clock func() time.Time, world broker.
 }
 
 // benchWith lets a test change the configuration.
-func benchWith(t *testing.T, s *fakeSpawner, change func(*workspace.Config)) *bench {
+func benchWith(t testing.TB, s *fakeSpawner, change func(*workspace.Config)) *bench {
 	t.Helper()
 	if s.ready == "" {
 		s.ready = engine
@@ -213,7 +213,7 @@ func benchWith(t *testing.T, s *fakeSpawner, change func(*workspace.Config)) *be
 }
 
 // result starts a run and waits for its end.
-func (b *bench) result(t *testing.T) api.RunView {
+func (b *bench) result(t testing.TB) api.RunView {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -225,7 +225,7 @@ func (b *bench) result(t *testing.T) api.RunView {
 	return b.view(t, r.ID)
 }
 
-func (b *bench) view(t *testing.T, id host.RunID) api.RunView {
+func (b *bench) view(t testing.TB, id host.RunID) api.RunView {
 	t.Helper()
 	v, err := b.Run(t.Context(), b.caller, id)
 	if err != nil {
@@ -235,7 +235,7 @@ func (b *bench) view(t *testing.T, id host.RunID) api.RunView {
 }
 
 // await follows a run until it ends or an event's state is enough.
-func (b *bench) await(t *testing.T, id host.RunID, enough func(host.RunState) bool) {
+func (b *bench) await(t testing.TB, id host.RunID, enough func(host.RunState) bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

@@ -54,6 +54,19 @@ func (tx *Tx) Approvals(state host.ApprovalState) (list []Approval, err error) {
 	return list, err
 }
 
+// Questions lists when the newest questions of a person's runs were asked, at most
+// limit: those after since, and those that are still open.
+func (tx *Tx) Questions(requester host.PrincipalID, since time.Time, limit int) (list []time.Time, err error) {
+	err = tx.each(func(r *sql.Rows) error {
+		var at int64
+		err := r.Scan(&at)
+		list = append(list, fromMilli(at))
+		return err
+	}, `SELECT created_at FROM approval WHERE ws = ? AND requester = ? AND (created_at > ? OR state = 'pending') ORDER BY created_at DESC LIMIT ?`,
+		tx.ws, requester, since.UnixMilli(), limit)
+	return list, err
+}
+
 // MoveApproval changes the state of an approval that is still in from and, where
 // expiry is set, has not expired by now. Otherwise it is host.ErrConflict: this one
 // conditional update is what makes an approval single-use.
@@ -263,12 +276,21 @@ func (tx *Tx) UseHold(run host.RunID, call uint32, attempt int) (amount abi.Micr
 	return amount, period, absent(err)
 }
 
-// ReleaseHold gives back what a question held. One that holds nothing is no error.
+// ReleaseHold gives back what a question held, and leaves no row: the call may ask
+// again. One that holds nothing is no error.
 func (tx *Tx) ReleaseHold(run host.RunID, call uint32) error {
-	if err := tx.Settle(run, call, hold, 0); !errors.Is(err, host.ErrConflict) {
-		return err
+	var period string
+	var amount abi.MicroUSD
+	err := tx.row(`DELETE FROM spend WHERE ws = ? AND run_id = ? AND call_no = ? AND attempt = ? AND settled_micro IS NULL RETURNING period, reserved_micro`,
+		tx.ws, run, call, hold).Scan(&period, &amount)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
 	}
-	return nil
+	if err != nil {
+		return fmt.Errorf("store: spend: %w", err)
+	}
+	return tx.changeRows(2, `UPDATE spend_total SET reserved_micro = reserved_micro - ? WHERE ws = ? AND scope IN (?,?)`,
+		amount, tx.ws, PeriodScope(period), RunScope(run))
 }
 
 // Reservation is that of an attempt that is not settled.

@@ -50,7 +50,8 @@ func (tx *Tx) EraseRun(id host.RunID, genesis abi.Digest, now time.Time) error {
 
 // Erasable lists runs that ended before a moment and still have content, oldest first.
 func (tx *Tx) Erasable(before time.Time, limit int) ([]host.RunID, error) {
-	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND erased_at = 0 AND ended_at > 0 AND ended_at < ? ORDER BY ended_at LIMIT ?`, tx.ws, before.UnixMilli(), limit)
+	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND erased_at = 0 AND ended_at > 0 AND ended_at < ?
+		AND NOT EXISTS (SELECT 1 FROM run up WHERE up.ws = run.ws AND up.run_id = run.parent_run AND up.ended_at = 0) ORDER BY ended_at LIMIT ?`, tx.ws, before.UnixMilli(), limit)
 }
 
 // RunKey returns a run's wrapped key, nil for an erased run.

@@ -427,6 +427,7 @@ func TestEveryMethod(t *testing.T) {
 			m := store.Module{SHA256: sha, Image: sha, Artefact: sha, MAC: []byte("m"), Engine: "e", Size: 9, Manifest: "{}", PushedBy: "Ann", PushedAt: at}
 			is("PutModule", tx.PutModule("skill", m), nil)
 			is("PutModule", tx.PutModule("skill", m), nil)
+			is("KeepModule", tx.KeepModule(m), nil)
 			got, err := tx.Module(sha)
 			got.PushedAt = got.PushedAt.UTC()
 			is("Module", got, m)
@@ -474,7 +475,25 @@ func TestEveryMethod(t *testing.T) {
 			due, err7 := tx.Due(at, 5)
 			is("MakeDue", tx.MakeDue(host.WaitBudget, at), nil)
 			is("Due", due, []host.RunID{"run_1"})
-			return errors.Join(err, err2, err3, err4, err5, err6, err7)
+			child := got
+			child.ID, child.Parent, child.Key = "run_2", "run_1", nil
+			is("InsertRun", tx.InsertRun(child), nil)
+			open, err8 := tx.Open("run_1")
+			is("Open", open, []host.RunID{"run_2"})
+			kin, err9 := tx.Kin("run_1", "run_1")
+			is("Kin", kin, store.Kin{Runs: 2, Children: 1})
+			tree, err10 := tx.Tree("run_1")
+			is("Tree", []any{len(tree), tree[1].Parent}, []any{2, host.RunID("run_1")})
+			acted, err11 := tx.Acted("run_1")
+			is("Acted", acted, false)
+			is("SetState", tx.SetState("run_1", host.StateWaiting, host.WaitSkill, time.Time{}, at, host.StateWaiting), nil)
+			due, err12 := tx.Due(at, 5)
+			is("Due", due, []host.RunID{"run_2"})
+			is("EndRun", tx.EndRun("run_2", store.End{State: host.StateFailed, At: at.Add(100_000 * time.Hour)}), nil) // too late to be erased below
+			is("Append", tx.Append("run_2", 1, 1, []store.Record{{Seq: 1, Body: []byte("b"), Label: []byte("l")}}), host.ErrConflict)
+			due, err13 := tx.Due(at, 5)
+			is("Due", due, []host.RunID{"run_1"})
+			return errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9, err10, err11, err12, err13)
 		})
 		if err := s.Write(t.Context(), func(tx *store.Tx) error {
 			return tx.Append("run_1", 1, 3, []store.Record{{Seq: 9, Body: []byte("b"), Label: []byte("l")}})
@@ -504,6 +523,8 @@ func TestEveryMethod(t *testing.T) {
 				list, err := tx.Approvals(state)
 				is("Approvals", []any{list, err}, []any{[]store.Approval{a}, nil})
 			}
+			asked, err9 := tx.Questions(ann.ID, at, 5)
+			is("Questions", []any{asked, err9}, []any{[]time.Time{at}, nil}) // open, though it is not newer
 			is("MoveApproval", tx.MoveApproval("appr_1", host.ApprovalPending, host.ApprovalApproved, "Ann", at, true), nil)
 			is("MoveApproval", tx.MoveApproval("appr_1", host.ApprovalApproved, host.ApprovalUsed, "", at.Add(2*time.Hour), true), host.ErrConflict)
 			is("SetVerdictMAC", tx.SetVerdictMAC("appr_1", []byte("v")), nil)

@@ -140,18 +140,56 @@ func (tx *Tx) Pins() (list []host.Pins, err error) {
 	return list, err
 }
 
+// Open lists the runs that a run has called and that have not ended: one at most,
+// since it waits for each.
+func (tx *Tx) Open(parent host.RunID) ([]host.RunID, error) {
+	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND parent_run = ? AND ended_at = 0 ORDER BY created_at, run_id`, tx.ws, parent)
+}
+
+// Tree lists the runs of a root, callers before those that they called.
+func (tx *Tx) Tree(root host.RunID) ([]Run, error) {
+	return tx.runs(`SELECT `+runColumns+` FROM run WHERE ws = ? AND root_run = ? ORDER BY created_at, run_id`, tx.ws, root)
+}
+
+// Kin is how large a tree of runs is.
+type Kin struct {
+	Runs     int // of the root, itself included
+	Calls    int // host calls of all but the root
+	Children int // runs that one of them has called
+}
+
+// Kin counts the runs of a root and the children of one of them.
+func (tx *Tx) Kin(root, parent host.RunID) (k Kin, err error) {
+	err = tx.row(`SELECT COUNT(*), CAST(COALESCE(SUM(CASE WHEN run_id <> root_run THEN calls ELSE 0 END), 0) AS BIGINT), COUNT(CASE WHEN parent_run = ? THEN 1 END) FROM run WHERE ws = ? AND root_run = ?`,
+		parent, tx.ws, root).Scan(&k.Runs, &k.Calls, &k.Children)
+	return k, absent(err)
+}
+
+// Acted reports whether a run, or one below it, used an approval: then something may
+// have been done.
+func (tx *Tx) Acted(id host.RunID) (bool, error) {
+	var n int
+	err := tx.row(`WITH RECURSIVE below (id) AS (
+			SELECT run_id FROM run WHERE ws = ? AND run_id = ? UNION ALL SELECT r.run_id FROM run r JOIN below ON r.parent_run = below.id WHERE r.ws = ?)
+		SELECT COUNT(*) FROM approval a JOIN below ON a.run_id = below.id WHERE a.ws = ? AND a.state = 'used'`, tx.ws, id, tx.ws, tx.ws).Scan(&n)
+	return n > 0, absent(err)
+}
+
 // Waiting lists the runs that wait for something.
 func (tx *Tx) Waiting(kind host.WaitKind) ([]host.RunID, error) {
 	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state = 'waiting' AND wait_kind = ? ORDER BY created_at, run_id`, tx.ws, kind)
 }
 
 // Due lists at most limit runs that can go on, the oldest first: they are queued,
-// their time has come, or what they asked a person is not pending any more.
+// their time has come, what they asked a person is not pending any more, or the run
+// that they called has ended.
 func (tx *Tx) Due(now time.Time, limit int) ([]host.RunID, error) {
 	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND (state = 'queued' OR state = 'waiting' AND (
 			(wait_kind <> 'approval' AND wake_at BETWEEN 1 AND ?) OR
 			(wait_kind = 'approval' AND NOT EXISTS (
-				SELECT 1 FROM approval a WHERE a.ws = run.ws AND a.run_id = run.run_id AND a.state = 'pending'))))
+				SELECT 1 FROM approval a WHERE a.ws = run.ws AND a.run_id = run.run_id AND a.state = 'pending')) OR
+			(wait_kind = 'skill' AND NOT EXISTS (
+				SELECT 1 FROM run c WHERE c.ws = run.ws AND c.parent_run = run.run_id AND c.ended_at = 0))))
 		ORDER BY created_at, run_id LIMIT ?`, tx.ws, now.UnixMilli(), limit)
 }
 
@@ -276,7 +314,9 @@ func (tx *Tx) Append(id host.RunID, first int64, calls uint32, recs []Record) er
 		return fmt.Errorf("store: journal: %w", err)
 	}
 	last := recs[len(recs)-1]
-	return tx.change(`UPDATE run SET next_seq = ?, journal_bytes = journal_bytes + ?, chain_sha256 = ?, calls = CASE WHEN calls < ? THEN ? ELSE calls END WHERE ws = ? AND run_id = ? AND next_seq = ?`,
+	// A run that has ended writes nothing any more: it may have been ended with its
+	// caller while it had a worker.
+	return tx.change(`UPDATE run SET next_seq = ?, journal_bytes = journal_bytes + ?, chain_sha256 = ?, calls = CASE WHEN calls < ? THEN ? ELSE calls END WHERE ws = ? AND run_id = ? AND next_seq = ? AND ended_at = 0`,
 		last.Seq+1, size, last.Chain[:], calls, calls, tx.ws, id, first)
 }
 

@@ -146,15 +146,20 @@ func scanModule(scan func(...any) error, m *Module, more ...any) error {
 
 // PutModule stores a module and makes it the one of the skill's name.
 func (tx *Tx) PutModule(name string, m Module) error {
-	err := tx.exec(`INSERT INTO module (ws, module_sha256, image_sha256, artefact_sha256, artefact_mac, engine, size, manifest, pushed_by, pushed_at)
-		VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT (ws, module_sha256) DO UPDATE SET image_sha256 = excluded.image_sha256,
-			artefact_sha256 = excluded.artefact_sha256, artefact_mac = excluded.artefact_mac, engine = excluded.engine`,
-		tx.ws, m.SHA256[:], m.Image[:], m.Artefact[:], m.MAC, m.Engine, m.Size, m.Manifest, m.PushedBy, m.PushedAt.UnixMilli())
-	if err != nil {
+	if err := tx.KeepModule(m); err != nil {
 		return err
 	}
 	return tx.exec(`INSERT INTO skill (ws, name, module_sha256) VALUES (?,?,?) ON CONFLICT (ws, name) DO UPDATE SET module_sha256 = excluded.module_sha256`,
 		tx.ws, name, m.SHA256[:])
+}
+
+// KeepModule stores a module, or what was made of it again. No name stands for it
+// because of that: a run may need a module whose name has moved on.
+func (tx *Tx) KeepModule(m Module) error {
+	return tx.exec(`INSERT INTO module (ws, module_sha256, image_sha256, artefact_sha256, artefact_mac, engine, size, manifest, pushed_by, pushed_at)
+		VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT (ws, module_sha256) DO UPDATE SET image_sha256 = excluded.image_sha256,
+			artefact_sha256 = excluded.artefact_sha256, artefact_mac = excluded.artefact_mac, engine = excluded.engine`,
+		tx.ws, m.SHA256[:], m.Image[:], m.Artefact[:], m.MAC, m.Engine, m.Size, m.Manifest, m.PushedBy, m.PushedAt.UnixMilli())
 }
 
 // Module returns a module by its digest.

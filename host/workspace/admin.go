@@ -2,8 +2,10 @@ package workspace
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
 	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/vault"
 )
@@ -107,6 +110,11 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 		if policy, err = grant.Compile(version, toGrants(grants), w.Operator.Ceiling, row.Policies); err != nil {
 			return &host.Problem{Kind: host.ErrInvalid, Code: "CONFIG_POLICY", Detail: err.Error(), Remedy: "correct the policy and apply again; nothing was changed"}
 		}
+		for _, name := range policy.Groups() {
+			if !slices.ContainsFunc(cfg.Groups, func(g config.Group) bool { return g.Name == name }) {
+				return &host.Problem{Kind: host.ErrInvalid, Code: "CONFIG_GROUP", Detail: fmt.Sprintf("a policy's @approvers names the group %q, which is not under groups", name), Remedy: "describe it in workspace.yaml and apply again; nothing was changed"}
+			}
+		}
 		changes = describeChanges(old, row, before, grants)
 		if err := tx.ReplaceGrants(grants, c.Name, now); err != nil {
 			return err
@@ -119,15 +127,13 @@ func (w *Workspace) Apply(ctx context.Context, c host.Caller, in api.ApplyInput)
 		// In force before the next transaction: what a call is decided by is looked at
 		// once more in the one that writes its attempt. If this one cannot be committed,
 		// the store is closed and the daemon stops.
-		w.put(built, broker.Rules{Policy: policy, Cap: limit, Owner: w.owner.Email, Identical: cfg.IdenticalCalls})
+		w.put(built, broker.Rules{Policy: policy, Cap: limit, Owner: w.owner.Email, Identical: cfg.IdenticalCalls, Questions: cfg.Questions})
 		return nil
 	})
 	if err != nil {
 		return api.ApplyResult{}, err
 	}
-	for _, id := range voided {
-		w.runner.Wake(id)
-	}
+	// Those whose questions were voided are due, like those that wait for what changed.
 	return api.ApplyResult{Version: policy.Version, Grants: len(grants), Changes: changes}, w.runner.Recheck()
 }
 
@@ -261,6 +267,12 @@ func (w *Workspace) PushSkill(ctx context.Context, c host.Caller, upload []byte)
 	}
 	now := w.Now()
 	m, manifest, err := w.shelf.Push(ctx, upload, c.Name, now, w.checkManifest)
+	if e := new(module.EscapeError); errors.As(err, &e) {
+		return host.Skill{}, errors.Join(w.escaped(ctx, c, upload, e), &host.Problem{
+			Kind: host.ErrInvalid, Code: "MODULE_ESCAPE", Detail: e.Tried,
+			Remedy: "look at where this module comes from: it attacked the process that compiled it; nothing was stored",
+		})
+	}
 	if err != nil {
 		return host.Skill{}, err
 	}
@@ -269,6 +281,16 @@ func (w *Workspace) PushSkill(ctx context.Context, c host.Caller, upload []byte)
 		return err
 	})
 	return w.skill(m, *manifest), err
+}
+
+// escaped witnesses that an upload took over the process that compiled it.
+func (w *Workspace) escaped(ctx context.Context, c host.Caller, upload []byte, e *module.EscapeError) error {
+	digest := abi.Digest(sha256.Sum256(upload))
+	w.Log.Warn("an upload attacked its compiler", slog.String("module", digest.String()), slog.String("tried", e.Tried))
+	return w.store.Write(ctx, func(tx *store.Tx) error {
+		_, err := audit.Append(tx, audit.Leaf{TimeMS: w.Now().UnixMilli(), Kind: audit.KindAlarm, Who: c.ID, Module: digest.String(), Detail: e.Tried})
+		return err
+	})
 }
 
 // checkManifest holds a manifest to the pinned descriptors.

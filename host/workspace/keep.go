@@ -80,6 +80,9 @@ func (w *Workspace) erase(ctx context.Context, id host.RunID, who host.Principal
 		if !row.State.Ended() {
 			return &host.Problem{Kind: host.ErrConflict, Code: "RUN_LIVE", Detail: fmt.Sprintf("the run is %s; only a run that has ended can be erased", row.State), Remedy: "cancel it first: monroe runs cancel " + string(id)}
 		}
+		if up, err := tx.Run(row.Parent); err == nil && !up.State.Ended() {
+			return &host.Problem{Kind: host.ErrConflict, Code: "RUN_LIVE", Detail: fmt.Sprintf("the run that called it is %s and may not have taken its result", up.State), Remedy: "wait for its end, or cancel it: monroe runs cancel " + string(up.ID)}
+		}
 		if err := tx.EraseRun(id, journal.Genesis(&row), now); err != nil {
 			return err
 		}

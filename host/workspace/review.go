@@ -2,6 +2,7 @@ package workspace
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -40,7 +41,11 @@ func (w *Workspace) Approval(ctx context.Context, _ host.Caller, id host.Approva
 	if err != nil {
 		return v, err
 	}
-	return api.ApprovalView{Approval: row.Approval, Preview: d.Preview, Readers: d.Readers, Origins: d.Label.Origins, Label: d.Label.String()}, nil
+	v = api.ApprovalView{Approval: row.Approval, Preview: d.Preview, Readers: d.Readers, Origins: d.Label.Origins, Label: d.Label.String()}
+	if row.State == host.ApprovalPending { // what can be edited; the approval is shown also where that cannot be found
+		_, v.Args, _ = w.asking(ctx, id)
+	}
+	return v, nil
 }
 
 func noApproval(err error) error {
@@ -79,6 +84,82 @@ func (w *Workspace) Decide(ctx context.Context, c host.Caller, id host.ApprovalI
 	return a, nil
 }
 
+// Edit implements api.Backend. What is asked for is frozen anew; the run decides and
+// asks anew when it comes back to the call.
+func (w *Workspace) Edit(ctx context.Context, c host.Caller, id host.ApprovalID, in api.EditInput) (a host.Approval, err error) {
+	e, _, err := w.asking(ctx, id)
+	if err != nil {
+		return a, noApproval(err)
+	}
+	body, err := w.broker.Edit(ctx, e, c.ID, in.Fields)
+	if err != nil {
+		return a, err
+	}
+	now := w.Now()
+	err = w.store.Write(ctx, func(tx *store.Tx) error {
+		if a, err = approval.Supersede(tx, w.keys, id, c, in.Digest, w.expiry()); err != nil {
+			return err
+		}
+		row, err := tx.Run(a.Run)
+		if err != nil {
+			return err
+		}
+		if row.State != host.StateWaiting || row.Wait != host.WaitApproval {
+			return &host.Problem{Kind: host.ErrConflict, Code: "RUN_NOT_WAITING", Detail: "the run is at work at this moment", Remedy: "try again"}
+		}
+		log, err := w.journal(tx, &row)
+		if err != nil {
+			return err
+		}
+		if err := log.Add(journal.Edit, e.Call, now, body, e.Label); err != nil {
+			return err
+		}
+		if err := log.Stage(tx); err != nil {
+			return err
+		}
+		seq, chain := log.Head()
+		_, err = audit.Append(tx, audit.Leaf{
+			TimeMS: now.UnixMilli(), Kind: audit.KindEdit, Run: a.Run, Call: a.Call, Who: c.ID, Skill: row.Skill, Module: row.Module.String(),
+			Operation: a.Operation, Effect: a.Effect, Verdict: string(a.State), Approval: a.ID, Seq: seq, Chain: chain.String(),
+		})
+		return err
+	})
+	if err != nil {
+		return a, noApproval(err)
+	}
+	w.runner.Wake(a.Run)
+	return a, nil
+}
+
+// asking finds the call that asks for an approval, and the arguments that it waits
+// with; they are nil once it has been answered or edited.
+func (w *Workspace) asking(ctx context.Context, id host.ApprovalID) (e *journal.Entry, args json.RawMessage, err error) {
+	err = w.store.Read(ctx, func(tx *store.Tx) error {
+		a, err := tx.Approval(id)
+		if err != nil {
+			return err
+		}
+		row, err := tx.Run(a.Run)
+		if err != nil {
+			return err
+		}
+		log, err := w.journal(tx, &row)
+		if err != nil {
+			return err
+		}
+		e = log.Entry(a.Call)
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if e == nil || e.Approval != id || e.Answer != nil || e.Attempts > 0 {
+		return nil, nil, &host.Problem{Kind: host.ErrConflict, Code: "APPROVAL_STATE", Detail: "the call does not wait for this approval any more", Remedy: "monroe approvals list shows what waits"}
+	}
+	args, err = w.broker.Args(e)
+	return e, args, err
+}
+
 // approvers are the lines of the configuration in force that speak of an approval's
 // operation. All of them hold.
 func approvers(tx *store.Tx, id host.ApprovalID) (rules []approval.Approvers, err error) {
@@ -98,6 +179,9 @@ func approvers(tx *store.Tx, id host.ApprovalID) (rules []approval.Approvers, er
 		if line.Operation == a.Operation || line.Operation == config.AnyOperation {
 			rules = append(rules, approval.Approvers{Roles: line.Roles, OtherPerson: line.OtherPerson})
 		}
+	}
+	for _, g := range cfg.Groups {
+		rules = append(rules, approval.Approvers{Group: g.Name, Roles: g.Roles, People: g.People})
 	}
 	return rules, nil
 }

@@ -54,6 +54,9 @@ func (w *Workspace) estimate(tx *store.Tx, module abi.Digest, manifest *abi.Mani
 			ceiling = want
 		}
 	}
+	if manifest.HasOp(abi.OpSkillCall) { // what it calls spends out of its budget
+		ceiling = want
+	}
 	costs, err := tx.Costs(module, history)
 	return spend.Estimate(costs, ceiling), err
 }
@@ -82,33 +85,19 @@ func (w *Workspace) StartRun(ctx context.Context, c host.Caller, in api.StartInp
 	if len(input) > abi.MaxInput {
 		return host.Run{}, &host.Problem{Kind: host.ErrTooLarge, Code: "INPUT_SIZE", Detail: fmt.Sprintf("the input has %d bytes, at most %d are allowed", len(input), abi.MaxInput)}
 	}
-	now := w.Now()
-	row := store.Run{Run: host.Run{
-		ID: host.RunID(host.NewID("run", now)), Workspace: w.Name, Skill: in.Skill, OnBehalfOf: c.Principal, Attended: true,
-		Module: m.SHA256, Image: m.Image, State: host.StateQueued, CreatedAt: now.UTC(), Label: inputLabel(input),
-	}, Engine: m.Engine, ManifestSHA256: sha256.Sum256([]byte(m.Manifest))}
-	row.Root = row.ID
-	start := runner.Start{Limits: manifest.Limits.Or(abi.DefaultLimits()).Min(abi.DefaultLimits()), Seed: make([]byte, 32), TimeNS: now.UnixNano(), Input: input, Growth: w.Operator.Growth.Or(host.DefaultGrowth())}
-	_, _ = rand.Read(start.Seed) // never fails (crypto/rand)
-	if err := w.sealStart(&row, start); err != nil {
+	row, err := w.fresh(m, manifest, host.Run{Skill: in.Skill, OnBehalfOf: c.Principal, Attended: true, Label: inputLabel(input)}, input, 0)
+	if err != nil {
 		return host.Run{}, err
 	}
 	err = w.store.Write(ctx, func(tx *store.Tx) error {
-		cfg, err := tx.Workspace()
-		if err != nil {
+		if err := w.place(tx, &row, manifest, budget); err != nil {
 			return err
 		}
-		row.ConfigSHA256 = sha256.Sum256([]byte(cfg.Config))
-		if row.Estimate, err = w.estimate(tx, m.SHA256, manifest, budget); err != nil {
-			return err
-		}
-		row.Budget = row.Estimate.Ceiling
-		row.Chain = journal.Genesis(&row)
 		if err := tx.InsertRun(row); err != nil {
 			return err
 		}
 		_, err = audit.Append(tx, audit.Leaf{
-			TimeMS: now.UnixMilli(), Kind: audit.KindStart, Run: row.ID, Who: c.ID, Skill: in.Skill, Module: m.SHA256.String(), Reserved: row.Budget, Chain: row.Chain.String(),
+			TimeMS: row.CreatedAt.UnixMilli(), Kind: audit.KindStart, Run: row.ID, Who: c.ID, Skill: in.Skill, Module: m.SHA256.String(), Reserved: row.Budget, Chain: row.Chain.String(),
 		})
 		return err
 	})
@@ -117,6 +106,38 @@ func (w *Workspace) StartRun(ctx context.Context, c host.Caller, in api.StartInp
 	}
 	w.runner.Wake(row.ID)
 	return row.Run, nil
+}
+
+// fresh makes the row of a new run of a module. Of the run it takes whose it is, where
+// it belongs and the label of its input. tree is how many calls its tree may make, 0
+// for those of its own limits.
+func (w *Workspace) fresh(m store.Module, manifest *abi.Manifest, r host.Run, input []byte, tree uint32) (store.Run, error) {
+	now := w.Now()
+	r.ID, r.Workspace, r.Module, r.Image = host.RunID(host.NewID("run", now)), w.Name, m.SHA256, m.Image
+	r.State, r.CreatedAt = host.StateQueued, now.UTC()
+	if r.Root == "" {
+		r.Root = r.ID
+	}
+	row := store.Run{Run: r, Engine: m.Engine, ManifestSHA256: sha256.Sum256([]byte(m.Manifest))}
+	start := runner.Start{Limits: manifest.Limits.Or(abi.DefaultLimits()).Min(abi.DefaultLimits()), Seed: make([]byte, 32), TimeNS: now.UnixNano(), Input: input, Tree: tree, Growth: w.Operator.Growth.Or(host.DefaultGrowth())}
+	_, _ = rand.Read(start.Seed) // never fails (crypto/rand)
+	return row, w.sealStart(&row, start)
+}
+
+// place completes a row with what it is now part of: the configuration, the estimate,
+// and the budget, which is at most want.
+func (w *Workspace) place(tx *store.Tx, row *store.Run, manifest *abi.Manifest, want abi.MicroUSD) error {
+	cfg, err := tx.Workspace()
+	if err != nil {
+		return err
+	}
+	row.ConfigSHA256 = sha256.Sum256([]byte(cfg.Config))
+	if row.Estimate, err = w.estimate(tx, row.Module, manifest, want); err != nil {
+		return err
+	}
+	row.Budget = row.Estimate.Ceiling
+	row.Chain = journal.Genesis(row)
+	return nil
 }
 
 func (w *Workspace) sealStart(row *store.Run, start runner.Start) error {
@@ -184,9 +205,13 @@ func noRun(err error) error {
 func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v api.RunView, err error) {
 	var row store.Run
 	var recs []store.Record
+	var tree []store.Run
 	var marks []store.Mark
 	err = w.store.Read(ctx, func(tx *store.Tx) error {
 		if row, err = tx.Run(id); err != nil {
+			return err
+		}
+		if tree, err = tx.Tree(row.Root); err != nil {
 			return err
 		}
 		if marks, err = tx.Marks(id); err != nil {
@@ -215,6 +240,10 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 	if err != nil {
 		return v, err
 	}
+	v.Waiting = w.waiting(&row, log)
+	for i := range tree {
+		v.Tree = append(v.Tree, node(&tree[i]))
+	}
 	v.Log = broker.Views(log.Entries())
 	if v.Notice, err = w.notice(&row, key, log); err != nil {
 		return v, err
@@ -222,16 +251,8 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 	if row.Result == nil {
 		return v, nil
 	}
-	result, err := key.Open(runner.ResultSlot(id), row.Result)
+	result, l, err := w.result(&row)
 	if err != nil {
-		return v, err
-	}
-	lab, err := key.Open(runner.ResultLabelSlot(id), row.ResultLabel)
-	if err != nil {
-		return v, err
-	}
-	var l label.Set
-	if err := json.Unmarshal(lab, &l); err != nil {
 		return v, err
 	}
 	if !label.Only("workspace").Within(l.Readers) { // law 10: the API filters by reader
@@ -245,6 +266,23 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		}
 	}
 	return v, nil
+}
+
+// waiting says what a run waits for, nil if it does not. The moment that it is looked at
+// again is the end of the wait, but for a budget, which is looked at each month.
+func (w *Workspace) waiting(row *store.Run, log *journal.Log) *host.WaitView {
+	if row.State != host.StateWaiting {
+		return nil
+	}
+	v := &host.WaitView{Kind: row.Wait, Owner: row.Wait.Owner(), Expires: row.WakeAt, Next: row.WakeAt}
+	if row.Wait == host.WaitBudget {
+		for _, e := range log.Entries() {
+			if e.Answer == nil && !e.Short.IsZero() {
+				v.Expires = e.Short.Add(w.broker.BudgetLife)
+			}
+		}
+	}
+	return v
 }
 
 // segments says where each segment begins, for a run that has more than one.

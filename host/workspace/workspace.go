@@ -125,7 +125,7 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 	}
 	w.broker = broker.New(broker.Config{
 		Store: w.store, Keys: w.keys, World: w.world, Rules: w.currentRules, Now: c.Now, Expiry: w.expiry,
-		DoubtLife: c.Operator.Waits.UnknownFor, KeepWorker: c.Operator.Waits.Keep(),
+		DoubtLife: c.Operator.Waits.UnknownFor, KeepWorker: c.Operator.Waits.Keep(), BudgetLife: c.Operator.Waits.BudgetFor, Kin: kin{w},
 	})
 	w.runner = runner.New(runner.Config{
 		Store: w.store, Keys: w.keys, Shelf: w.shelf, Broker: w.broker, Spawner: c.Spawner, Now: c.Now, Expiry: w.expiry, Log: c.Log, Workers: max(c.Operator.Workers, 1),
@@ -243,7 +243,7 @@ func (w *Workspace) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.put(built, broker.Rules{Policy: policy, Cap: row.Cap, Owner: w.owner.Email, Identical: cfg.IdenticalCalls})
+	w.put(built, broker.Rules{Policy: policy, Cap: row.Cap, Owner: w.owner.Email, Identical: cfg.IdenticalCalls, Questions: cfg.Questions})
 	return nil
 }
 

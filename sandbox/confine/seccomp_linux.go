@@ -59,18 +59,19 @@ func when(name string, arg uint32, op seccomp.Operation, v uint64) seccomp.NameW
 // allowed is the first filter. Its default stands for user notification; see
 // install.
 func allowed(mode Mode) seccomp.Policy {
-	names := append(base(), reading()...)
+	names := append(append(base(), engineCalls()...), reading()...)
 	if mode == ModeCompile {
 		names = append(names, writing()...)
 	}
 	return seccomp.Policy{
 		DefaultAction: seccomp.ActionTrap,
-		Syscalls: []seccomp.SyscallGroup{
+		Syscalls: append(engineRefused(), []seccomp.SyscallGroup{
 			{Action: seccomp.ActionAllow, Names: names, NamesWithCondtions: []seccomp.NameWithConditions{
 				when("clone", 0, seccomp.Equal, threadFlags),
 				// Go on amd64 without cgo adds CLONE_SETTLS. Without this line short
 				// tests pass; the process dies when it needs one more thread.
 				when("clone", 0, seccomp.Equal, threadFlags|unix.CLONE_SETTLS),
+				when("clone", 0, seccomp.Equal, engineClone),
 				// Not executable, or not writable.
 				when("mmap", 2, seccomp.BitsNotSet, unix.PROT_EXEC),
 				when("mmap", 2, seccomp.BitsNotSet, unix.PROT_WRITE),
@@ -82,7 +83,7 @@ func allowed(mode Mode) seccomp.Policy {
 			}},
 			// ENOSYS makes libraries fall back where EPERM makes them give up.
 			{Action: errno(unix.ENOSYS), Names: []string{"clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "openat2"}},
-		},
+		}...),
 	}
 }
 

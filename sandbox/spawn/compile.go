@@ -14,7 +14,7 @@ import (
 // Compile admits and compiles a module in a worker of its own, into a private, empty
 // directory, which then holds module.wasm and the engine's files. The caller hashes
 // what it finds there: it is what a process that read a hostile module left behind.
-// A refused module is a *FaultError whose message tells the author what to change;
+// A worker that tried what it may not is an *EscapeError. A refused module is a *FaultError whose message tells the author what to change;
 // one that takes too long or too much is TOO_LARGE.
 func (s *Spawner) Compile(ctx context.Context, module []byte, dir string) (*wire.Compiled, error) {
 	if len(module) > abi.MaxModule {
@@ -28,7 +28,13 @@ func (s *Spawner) Compile(ctx context.Context, module []byte, dir string) (*wire
 	defer context.AfterFunc(ctx, p.Kill)()
 	compiled, err := compileOn(p.Conn, module)
 	if err == nil {
-		return compiled, p.Wait()
+		err = p.Wait()
+	}
+	if tried := p.Violations(); len(tried) > 0 {
+		return nil, &EscapeError{tried}
+	}
+	if err == nil {
+		return compiled, nil
 	}
 	var refused *FaultError
 	if errors.As(err, &refused) {

@@ -105,6 +105,18 @@ type Walls struct {
 // A FaultError is a Fault frame as an error.
 type FaultError struct{ wire.Fault }
 
+// An EscapeError is a compile worker that tried what it may not: the module that it
+// read has taken it over. Nothing that it left may be used.
+type EscapeError struct{ Tried []Violation }
+
+func (e *EscapeError) Error() string {
+	tried := make([]string, len(e.Tried))
+	for i, v := range e.Tried {
+		tried[i] = v.String()
+	}
+	return "the compile worker tried what it may not: " + strings.Join(tried, "; ")
+}
+
 func (e *FaultError) Error() string {
 	return fmt.Sprintf("%s: %s", e.Code, Escape(e.Message))
 }

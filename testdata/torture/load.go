@@ -116,7 +116,7 @@ func (j *job) input() json.RawMessage {
 }
 
 func (l *load) config() string {
-	return fmt.Sprintf("version: 1\nworkspace: %s\ncap_usd: \"%s\"\n%s", workspace, dollars(l.cap), l.grants)
+	return fmt.Sprintf("version: 1\nworkspace: %s\ncap_usd: \"%s\"\nquestions_per_hour: 10000\n%s", workspace, dollars(l.cap), l.grants)
 }
 
 // serve tells which daemon is there.
@@ -353,6 +353,7 @@ func (l *load) count() (f figures) {
 		}
 		return l.o.happened(s.id)
 	}
+	late := 0
 	for _, j := range l.jobs {
 		f.runs++
 		if j.view == nil {
@@ -386,6 +387,8 @@ func (l *load) count() (f figures) {
 			case s.class == "metered" && i < len(told.Results) && told.Results[i].Effect == abi.OutcomeMay:
 				// Nobody is asked about what only costs: the guest is told that nobody knows, and
 				// all of it is booked.
+			case (v.Outcome == string(abi.Timeout) || v.Outcome == string(abi.Upstream)) && n == 0 && i < len(told.Results) && told.Results[i].Effect == abi.OutcomeNone:
+				late++ // a busy machine: the guest was told that nothing left, and nothing did
 			case v.Outcome == "ok" && n == 0:
 				l.problem("%s: the journal says that it was sent, and it did not arrive", s.id)
 				f.lost++
@@ -405,6 +408,9 @@ func (l *load) count() (f figures) {
 				f.unapproved++
 			}
 		}
+	}
+	if late > f.sends/10 {
+		l.problem("%d of %d calls did not leave in time", late, late+f.sends)
 	}
 	paid, over := l.o.spent()
 	if over > 0 {

@@ -132,11 +132,11 @@ func operator(base, late string) string {
 		"keyed": "effect: write, replay: keyed" + hour, "conditional": "method: PUT, effect: write, replay: conditional", "blind": "effect: send",
 		"metered": "effect: metered, replay: keyed" + hour + ", price_usd: \"" + dollars(price) + "\"", "late": "effect: send",
 	} {
-		to := base
+		to, timeout := base, "2s"
 		if name == "late" {
-			to = late
+			to, timeout = late, "1s"
 		}
-		fmt.Fprintf(&b, "    - {name: %s, url: \"%s/**\", timeout: 1s, %s}\n", name, to, more)
+		fmt.Fprintf(&b, "    - {name: %s, url: \"%s/**\", timeout: %s, %s}\n", name, to, timeout, more)
 	}
 	return b.String()
 }

@@ -257,6 +257,12 @@ func (c *Client) Decide(ctx context.Context, id host.ApprovalID, in api.Decision
 	return r, err
 }
 
+// Edit changes what an approval asks for.
+func (c *Client) Edit(ctx context.Context, id host.ApprovalID, in api.EditInput) (r host.Approval, err error) {
+	err = c.request(ctx, http.MethodPost, "/v1/approvals/"+url.PathEscape(string(id))+"/edit", in, &r)
+	return r, err
+}
+
 // Spend returns this month's ledger.
 func (c *Client) Spend(ctx context.Context) (api.SpendView, error) {
 	return get[api.SpendView](ctx, c, "/v1/spend")

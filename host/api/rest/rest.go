@@ -271,7 +271,7 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 	events(a, b, fail)
 
 	type state struct {
-		State host.ApprovalState `query:"state" enum:"pending,approved,rejected,used,expired,void" doc:"leave it out for all"`
+		State host.ApprovalState `query:"state" enum:"pending,approved,rejected,used,expired,void,superseded" doc:"leave it out for all"`
 	}
 	type approvalID struct {
 		ID host.ApprovalID `path:"id" maxLength:"64"`
@@ -291,6 +291,15 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 	add(a, fail, route{"decide-approval", post, "/v1/approvals/{id}/decision", "Say yes or no to exactly what was shown", host.ScopeApprove, 0, 0},
 		func(ctx context.Context, c host.Caller, in *decision) (*body[host.Approval], error) {
 			return one(b.Decide(ctx, c, in.ID, in.Body))
+		})
+
+	type edit struct {
+		ID   host.ApprovalID `path:"id" maxLength:"64"`
+		Body api.EditInput
+	}
+	add(a, fail, route{"edit-approval", post, "/v1/approvals/{id}/edit", "Change what is asked for; it is frozen, decided and asked for anew", host.ScopeApprove, 0, 0},
+		func(ctx context.Context, c host.Caller, in *edit) (*body[host.Approval], error) {
+			return one(b.Edit(ctx, c, in.ID, in.Body))
 		})
 
 	type part struct {

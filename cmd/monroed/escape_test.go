@@ -1,0 +1,195 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/sandbox/canary"
+	wt "github.com/getmonroe/monroe/sandbox/wasmtest"
+)
+
+// brokenWorker builds the worker with an engine that guests and modules have taken
+// over: whoever says so makes native system calls in its process. The rest of the
+// worker, its walls included, is the product's.
+func brokenWorker(t *testing.T) string {
+	t.Helper()
+	dir := shortDir(t)
+	path, err := filepath.Abs("../../sandbox/wazero.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(read(t, path))
+	for _, c := range []struct{ at, with string }{
+		{"import (\n", "\t\"bytes\"\n\t\"github.com/getmonroe/monroe/sandbox/canary\"\n"},
+		{"func (i *wazeroInstance) Call(name string) (out []uint64, err error) {\n", `
+	if attempt, ok := strings.CutPrefix(string(i.h.cfg.Input), "\"escape "); ok && name == "monroe_run" {
+		i.h.result = []byte("\"" + canary.Try(strings.TrimSuffix(attempt, "\"")) + "\"")
+		return []uint64{0}, nil
+	}
+`},
+		{"func (e *wazeroEngine) Compile(module []byte) (m Module, err error) {\n", `
+	if _, attempt, ok := bytes.Cut(module, []byte("escape while it is compiled: ")); ok {
+		attempt, _, _ = bytes.Cut(attempt, []byte("."))
+		return nil, fault(wire.FaultModule, "came to %s", canary.Try(string(attempt)))
+	}
+`},
+	} {
+		if strings.Count(text, c.at) != 1 {
+			t.Fatalf("sandbox/wazero.go has not exactly one %q", c.at)
+		}
+		text = strings.Replace(text, c.at, c.at+c.with, 1)
+	}
+	write(t, filepath.Join(dir, "broken.go"), text)
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: filepath.Join(dir, "broken.go")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "overlay.json"), string(overlay))
+	worker := filepath.Join(dir, "monroe-worker")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-overlay", filepath.Join(dir, "overlay.json"), "-o", worker, "../monroe-worker")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return worker
+}
+
+// alarms are the leaves of that kind since a number of leaves.
+func (d *daemon) alarms(from int64) (list []audit.Leaf, next int64) {
+	d.t.Helper()
+	v, err := d.Audit(d.ctx(), from, 1000)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	next = from
+	for _, l := range v.Leaves {
+		next = l.Index + 1
+		var leaf audit.Leaf
+		if err := json.Unmarshal(l.Body, &leaf); err != nil {
+			d.t.Fatal(err)
+		}
+		if leaf.Kind == audit.KindAlarm {
+			list = append(list, leaf)
+		}
+	}
+	return list, next
+}
+
+// TestLinuxBrokenEngine assumes that the engine is broken: what a guest tries then
+// reaches nothing, and the daemon names it within a second.
+func TestLinuxBrokenEngine(t *testing.T) {
+	d := newDaemon(t, "spare_workers: 0\n")
+	d.args = append(d.args, "--worker", brokenWorker(t))
+	d.up()
+	d.push(with(func(*wt.Builder) {}))
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	socket, token, other := filepath.Join(d.dir, "api.sock"), filepath.Join(d.dir, "owner.token"), d.cmd.Process.Pid
+	var next int64
+	_, next = d.alarms(0)
+	for _, c := range []struct {
+		attempt  canary.Attempt
+		argument string
+		reported string // the system call that the alarm names; empty: it is refused in silence
+		errno    string
+	}{
+		{canary.TCP, l.Addr().String(), "socket", ""},
+		{canary.UDP, l.Addr().String(), "socket", ""},
+		{canary.RawIP, "", "socket", ""},
+		{canary.Packet, "", "socket", ""},
+		{canary.Netlink, "", "socket", ""},
+		{canary.VSock, "", "socket", ""},
+		{canary.UnixPath, socket, "socket", ""},
+		{canary.SocketPair, "", "socketpair", ""},
+		{canary.Exec, "", "execve", ""},
+		{canary.Process, "", "clone", ""},
+		{canary.Ptrace, fmt.Sprint(other), "ptrace", ""},
+		{canary.Signal, fmt.Sprint(other), "kill", ""},
+		{canary.BPF, "", "bpf", ""},
+		{canary.Namespaces, "", "unshare", ""},
+		{canary.Mount, "/tmp", "mount", ""},
+		{canary.WriteExec, "", "mmap", ""},
+		{canary.MemoryFile, "", "memfd_create", ""},
+		{canary.IOUring, "", "", "ENOSYS"},
+		{canary.ReadSystem, "", "", "EPERM"},
+		{canary.ReadHost, token, "", "EPERM"},
+		{canary.ReadModule, "", "", "EPERM"},
+		{canary.WriteTemp, "/tmp/monroe-must-not-exist", "", "EPERM"},
+		{canary.Descriptors, "", "", "EBADF"},
+	} {
+		t.Run(string(c.attempt), func(t *testing.T) {
+			began := time.Now()
+			input, err := json.Marshal(strings.TrimSpace("escape " + string(c.attempt) + " " + c.argument))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := d.StartRun(d.ctx(), api.StartInput{Skill: "fixture", Input: input})
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := d.finished(r.ID)
+			var told []audit.Leaf
+			told, next = d.alarms(next)
+			if c.reported == "" {
+				if v.State != host.StateSucceeded || string(v.Result) != `"`+c.errno+`"` || len(told) > 0 {
+					t.Errorf("the run %s: %s %s, %d alarms; the attempt came to %s", v.State, v.Failure, v.Result, len(told), v.Result)
+				}
+				return
+			}
+			if v.State != host.StateFailed || !strings.Contains(v.Failure, "tried what it may not: "+c.reported+"(") || v.Result != nil {
+				t.Errorf("the run %s: %s", v.State, v.Failure)
+			}
+			if len(told) != 1 || told[0].Run != r.ID || !strings.HasPrefix(told[0].Detail, c.reported+"(") {
+				t.Fatalf("alarms %+v", told)
+			}
+			// From the request for the run on, a worker's start included.
+			if after := time.UnixMilli(told[0].TimeMS).Sub(began); after > time.Second {
+				t.Errorf("it was named after %v", after)
+			}
+		})
+	}
+	for _, c := range []struct {
+		attempt canary.Attempt
+		tried   string
+		errno   string
+	}{{canary.TCP, "socket(", ""}, {canary.Exec, "execve(", ""}, {canary.Process, "clone(", ""}, {canary.ReadSystem, "", "EACCES"}, {canary.WriteTemp, "", "EACCES"}} {
+		t.Run("compile "+string(c.attempt), func(t *testing.T) {
+			argument := map[canary.Attempt]string{canary.TCP: " 127:1", canary.WriteTemp: " /tmp/monroe-must-not-exist"}[c.attempt]
+			_, err := d.PushSkill(d.ctx(), with(func(b *wt.Builder) {
+				b.Custom("note", []byte("escape while it is compiled: "+string(c.attempt)+argument+"."))
+			}))
+			var told []audit.Leaf
+			told, next = d.alarms(next)
+			if c.tried == "" {
+				if err == nil || !strings.Contains(err.Error(), "came to "+c.errno) || len(told) > 0 {
+					t.Errorf("%v, %d alarms", err, len(told))
+				}
+				return
+			}
+			p := refused(t, err, 422, "MODULE_ESCAPE")
+			if !strings.Contains(p.Detail, c.tried) || len(told) != 1 || !strings.Contains(told[0].Detail, c.tried) || told[0].Module == "" {
+				t.Errorf("%s, alarms %+v", p.Detail, told)
+			}
+		})
+	}
+	if v := d.finished(d.start("fixture", "")); v.State != host.StateSucceeded {
+		t.Errorf("an honest run afterwards %s: %s", v.State, v.Failure)
+	}
+	_ = l.(*net.TCPListener).SetDeadline(time.Now())
+	if c, err := l.Accept(); err == nil {
+		t.Errorf("somebody came: %v", c.RemoteAddr())
+	}
+}

@@ -1,0 +1,200 @@
+package runner_test
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/abi/wire"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/store/storetest"
+	"github.com/getmonroe/monroe/host/workspace"
+)
+
+// modelWorld has a model that answers when it is told to.
+type modelWorld struct {
+	fakeWorld
+	asked  chan struct{}
+	answer chan struct{}
+}
+
+func (modelWorld) Operations() []connectors.Operation {
+	return []connectors.Operation{{Name: "model.ask", Version: 1, Effect: abi.EffectMetered, Replay: abi.ReplayPure, Summary: "x", Args: json.RawMessage(`{}`)}}
+}
+
+func (modelWorld) Plan(context.Context, connectors.Call) (connectors.Plan, *abi.Denial) {
+	return connectors.Plan{
+		Resources: []string{"model:m"}, Destination: "m", Audience: []string{"model"}, Ceiling: 10,
+		Frozen: connectors.Frozen{HTTP: &connectors.HTTPRequest{Method: "POST", URL: "https://example.com/"}},
+	}, nil
+}
+
+func (w modelWorld) Perform(context.Context, grant.Permit, connectors.Call, connectors.Plan, func(string)) broker.Outcome {
+	w.asked <- struct{}{}
+	<-w.answer
+	return broker.Outcome{Result: connectors.Result{Reply: "yes", Provenance: connectors.Provenance{Readers: []string{"workspace", "model"}}}}
+}
+
+const (
+	thinking = `{"abi":1,"name":"thinking","version":"1","description":"","ops":["send"],"limits":{"wall_ns":500000000},"operations":[{"operation":"model.ask","effect":"metered","resource":"model:**"}]}`
+	thinks   = "version: 1\nworkspace: team\ncap_usd: \"1\"\ngrants:\n  - {skill: thinking, operation: model.ask, resource: \"model:**\"}\n"
+	thought  = `{"op":"send","v":1,"args":{"operation":"model.ask","args":{}}}`
+)
+
+// recorded takes what the host says first, and returns how many answers will follow.
+func recorded(c net.Conn) uint32 {
+	_, b, err := wire.ReadFrame(c, wire.KindStart)
+	var start wire.Start
+	if err != nil || json.Unmarshal(b, &start) != nil {
+		return 0
+	}
+	_, _, _ = wire.ReadFrame(c, wire.KindInput)
+	return start.Past
+}
+
+// thinker is a workspace with one worker and a skill that asks a model.
+func thinker(t *testing.T, cfg string, clock func() time.Time) (*bench, modelWorld) {
+	t.Helper()
+	w := modelWorld{asked: make(chan struct{}, 4), answer: make(chan struct{}, 4)}
+	s := &cast{started: map[string]int{}, play: map[string]script{
+		"fixture": func(c net.Conn) { open(c); done(c) },
+		"thinking": func(c net.Conn) {
+			if recorded(c) > 0 {
+				past(c, 1)
+				seen(c, 1, thought)
+			} else {
+				call(c, 1, thought)
+			}
+			done(c)
+		},
+	}}
+	b := benchWith(t, &fakeSpawner{}, func(c *workspace.Config) {
+		keep := time.Millisecond
+		c.Spawner = s
+		c.Now, c.Operator.Workers, c.Operator.Waits.KeepWorker = clock, 1, &keep
+		c.World = func(*config.Workspace) (broker.World, error) { return w, nil }
+	})
+	if _, err := b.PushSkill(t.Context(), b.caller, []byte(thinking)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Apply(t.Context(), b.caller, api.ApplyInput{Config: cfg}); err != nil {
+		t.Fatal(err)
+	}
+	return b, w
+}
+
+// While a model thinks, the only worker serves another run, and the time that the run
+// may take stands still. Then the run goes on by replay.
+func TestASlowModelLeavesTheWorkerToOthers(t *testing.T) {
+	b, w := thinker(t, thinks, time.Now)
+	id := b.begin(t, "thinking")
+	<-w.asked
+	for b.view(t, id).Wait != host.WaitModel { // it is parked while its call goes on
+		continue
+	}
+	v := b.view(t, id)
+	if v.Waiting == nil || v.Waiting.Owner == "" || v.Waiting.Expires.Before(time.Now().Add(20*time.Second)) {
+		t.Errorf("%+v", v.Waiting)
+	}
+	if o := b.finish(t, b.begin(t, "fixture")); o.State != host.StateSucceeded {
+		t.Errorf("the other run %s: %s", o.State, o.Failure)
+	}
+	<-time.After(600 * time.Millisecond) // longer than it may take without waiting
+	w.answer <- struct{}{}
+	if v := b.finish(t, id); v.State != host.StateSucceeded || len(v.Log) != 1 || v.Log[0].Outcome != "ok" || v.Log[0].Cost != 10 {
+		t.Errorf("%s: %s %+v", v.State, v.Failure, v.Log)
+	}
+}
+
+// A person ends a run whose model is still at it.
+func TestARunIsCancelledWhileItsModelThinks(t *testing.T) {
+	b, w := thinker(t, thinks, time.Now)
+	id := b.begin(t, "thinking")
+	<-w.asked
+	for b.view(t, id).Wait != host.WaitModel {
+		continue
+	}
+	if err := b.CancelRun(t.Context(), b.caller, id); err != nil {
+		t.Fatal(err)
+	}
+	w.answer <- struct{}{}
+	if v := b.finish(t, id); v.State != host.StateCancelled || v.Reserved != 0 {
+		t.Errorf("%s: %+v", v.State, v.Run)
+	}
+}
+
+// Nobody raises the cap: the run ends, and says so.
+func TestNobodyRaisesTheCap(t *testing.T) {
+	var ahead atomic.Int64
+	b, _ := thinker(t, strings.Replace(thinks, `"1"`, `"0.000009"`, 1), func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	id := b.begin(t, "thinking")
+	b.await(t, id, func(s host.RunState) bool { return s == host.StateWaiting })
+	v := b.view(t, id)
+	if v.Waiting == nil || v.Waiting.Kind != host.WaitBudget || time.Until(v.Waiting.Expires) < 34*24*time.Hour || v.Waiting.Next.After(v.Waiting.Expires) {
+		t.Errorf("%+v", v.Waiting)
+	}
+	ahead.Store(int64(broker.DefaultBudgetLife + time.Minute))
+	b.sweep(t)
+	if v := b.finish(t, id); v.State != host.StateFailed || v.Failure != "BUDGET: the month's cap was reached and not raised in time" {
+		t.Errorf("%s: %q", v.State, v.Failure)
+	}
+}
+
+// Each kind of wait has somebody whose turn it is, and an end.
+func TestEveryWaitHasAnOwnerAndAnEnd(t *testing.T) {
+	s := &fakeSpawner{scripts: []script{func(c net.Conn) { open(c); call(c, 1, sleep) }}}
+	b := newBench(t, s)
+	id := b.begin(t, "fixture")
+	b.await(t, id, func(st host.RunState) bool { return st == host.StateWaiting })
+	owners := map[string]host.WaitKind{}
+	for _, kind := range host.WaitKinds() {
+		b.tamper(t, `UPDATE run SET wait_kind = '`+string(kind)+`' WHERE run_id = '`+string(id)+`'`)
+		v := b.view(t, id)
+		if w := v.Waiting; w == nil || w.Kind != kind || w.Owner == "" || w.Expires.IsZero() || w.Next.IsZero() {
+			t.Errorf("%s: %+v", kind, v.Waiting)
+		} else if before, taken := owners[w.Owner]; taken {
+			t.Errorf("%s and %s have one owner", kind, before)
+		} else {
+			owners[w.Owner] = kind
+		}
+	}
+	if host.WaitKind("someday").Owner() != "" {
+		t.Error("a kind that is not known has an owner")
+	}
+	if err := b.CancelRun(t.Context(), b.caller, id); err != nil {
+		t.Fatal(err)
+	}
+	if v := b.finish(t, id); v.Waiting != nil {
+		t.Errorf("%+v", v.Waiting)
+	}
+}
+
+// tamper changes the database beside the daemon.
+func (b *bench) tamper(t *testing.T, query string) {
+	t.Helper()
+	var db *sql.DB
+	if b.config.Postgres != nil {
+		db = storetest.DB(t, b.config.Dir)
+	} else {
+		var err error
+		if db, err = sql.Open("sqlite", filepath.Join(b.config.Dir, "monroe.db")); err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+	}
+	if _, err := db.ExecContext(t.Context(), query); err != nil {
+		t.Fatal(err)
+	}
+}
