@@ -36,9 +36,12 @@ func DenyAll(dir string) (*Guard, error) {
 	}
 	return stand(dir, &o, []*ebpf.Map{o.Events, o.Counters}, []hook{
 		{ebpf.AttachCGroupInetSockCreate, o.WorkerCreate},
-		{ebpf.AttachCGroupInet4Connect, o.WorkerConnect4}, {ebpf.AttachCGroupInet6Connect, o.WorkerConnect6},
-		{ebpf.AttachCGroupUDP4Sendmsg, o.WorkerSendmsg4}, {ebpf.AttachCGroupUDP6Sendmsg, o.WorkerSendmsg6},
-		{ebpf.AttachCGroupInet4Bind, o.WorkerBind4}, {ebpf.AttachCGroupInet6Bind, o.WorkerBind6},
+		{ebpf.AttachCGroupInet4Connect, o.WorkerConnect4},
+		{ebpf.AttachCGroupInet6Connect, o.WorkerConnect6},
+		{ebpf.AttachCGroupUDP4Sendmsg, o.WorkerSendmsg4},
+		{ebpf.AttachCGroupUDP6Sendmsg, o.WorkerSendmsg6},
+		{ebpf.AttachCGroupInet4Bind, o.WorkerBind4},
+		{ebpf.AttachCGroupInet6Bind, o.WorkerBind6},
 		{ebpf.AttachCGroupInetEgress, o.WorkerSkb},
 	})
 }
@@ -61,9 +64,12 @@ func RequireLeases(dir string, mode Mode) (*Guard, error) {
 	}
 	return stand(dir, &o, []*ebpf.Map{o.Leases, o.Revoked, o.Flows, o.Events, o.Counters}, []hook{
 		{ebpf.AttachCGroupInetSockCreate, o.LeaseCreate},
-		{ebpf.AttachCGroupInet4Connect, o.LeaseConnect4}, {ebpf.AttachCGroupInet6Connect, o.LeaseConnect6},
-		{ebpf.AttachCGroupUDP4Sendmsg, o.LeaseSendmsg4}, {ebpf.AttachCGroupUDP6Sendmsg, o.LeaseSendmsg6},
-		{ebpf.AttachCGroupInetEgress, o.LeaseOut}, {ebpf.AttachCGroupInetIngress, o.LeaseIn},
+		{ebpf.AttachCGroupInet4Connect, o.LeaseConnect4},
+		{ebpf.AttachCGroupInet6Connect, o.LeaseConnect6},
+		{ebpf.AttachCGroupUDP4Sendmsg, o.LeaseSendmsg4},
+		{ebpf.AttachCGroupUDP6Sendmsg, o.LeaseSendmsg6},
+		{ebpf.AttachCGroupInetEgress, o.LeaseOut},
+		{ebpf.AttachCGroupInetIngress, o.LeaseIn},
 	})
 }
 
