@@ -7,6 +7,6 @@ import (
 )
 
 func TestDependencies(t *testing.T) {
-	deptest.Check(t, deptest.Module+"host", deptest.Module+"connectors", deptest.Module+"sandbox/spawn", deptest.Module+"sandbox/wasmtest",
+	deptest.Check(t, deptest.Module+"host", deptest.Module+"connectors", deptest.Module+"sandbox/spawn", deptest.Module+"sandbox/ebpf", deptest.Module+"sandbox/cgroup", deptest.Module+"sandbox/wasmtest",
 		"net/http", "crypto/tls", "os/exec", "plugin", "database/sql")
 }

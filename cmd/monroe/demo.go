@@ -113,7 +113,7 @@ func (d demoCmd) daemon(e *env) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(e.ctx)
 	quiet := *e
 	quiet.ctx, quiet.err = ctx, log
-	cmd, err := upCmd{InsecureDev: d.InsecureDev}.start(&quiet)
+	cmd, err := upCmd{InsecureDev: d.InsecureDev}.start(&quiet, nil)
 	if err != nil {
 		cancel()
 		return nil, err

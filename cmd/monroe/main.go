@@ -32,6 +32,7 @@ type cli struct {
 	Approvals approvalsCmd `cmd:"" help:"What waits for a person."`
 	Spend     spendCmd     `cmd:"" help:"The ledger of this month."`
 	Keys      keysCmd      `cmd:"" help:"The workspace's keys."`
+	Egress    egressCmd    `cmd:"" help:"What left this machine, as the kernel counted it, and for which call."`
 	Audit     auditCmd     `cmd:"" help:"The audit log."`
 	Upgrade   upgradeCmd   `cmd:"" help:"Whether this binary can take over from the daemon that is running."`
 	Demo      demoCmd      `cmd:"" help:"Run the digest skill over a folder, from upload to receipt."`

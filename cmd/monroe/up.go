@@ -15,13 +15,23 @@ type upCmd struct {
 	Daemon      string `help:"The monroed program; empty: beside this one." type:"path"`
 	Listen      string `help:"Loopback address for the API besides the socket."`
 	InsecureDev bool   `help:"Run guests although the confinement is incomplete. Never with modules of others."`
+	Egress      string `help:"Kernel programs behind the sandbox: enforce denies what has no lease, audit reports it, off leaves them out; auto enforces where this machine and user can." enum:"auto,enforce,audit,off" default:"auto"`
 }
 
 // Run keeps one daemon alive. It carries no data: it starts a process and starts it
-// again when that ends.
-func (u upCmd) Run(e *env) error {
+// again when that ends. Where it may, it stands kernel programs around the daemon and
+// the workers, and takes from the daemon what could take them away.
+func (u upCmd) Run(e *env) (err error) {
+	g, err := guardFor(u.Egress)
+	if err != nil && u.Egress != "auto" {
+		return err
+	}
+	if err != nil {
+		fmt.Fprintf(e.err, "monroe: no kernel programs behind the sandbox (layers L4 and L5): %v\n", err)
+	}
+	defer func() { err = errors.Join(err, g.Close()) }()
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
-		d, err := u.start(e)
+		d, err := u.start(e, g)
 		if err != nil {
 			return err
 		}
@@ -44,7 +54,7 @@ func (u upCmd) Run(e *env) error {
 
 // start starts the daemon. It ends with this process's context, by a signal that
 // lets it put everything down.
-func (u upCmd) start(e *env) (*exec.Cmd, error) {
+func (u upCmd) start(e *env, g *guard) (*exec.Cmd, error) {
 	path := u.Daemon
 	if path == "" {
 		self, err := os.Executable()
@@ -64,7 +74,7 @@ func (u upCmd) start(e *env) (*exec.Cmd, error) {
 	cmd.Stderr = e.err
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	if err := cmd.Start(); err != nil {
+	if err := g.Start(cmd); err != nil {
 		return nil, fmt.Errorf("the daemon did not start: %w", err)
 	}
 	return cmd, nil

@@ -103,6 +103,7 @@ type daemon struct {
 	files string // the folder that the operator opened
 	env   []string
 	args  []string
+	by    []string // the command that starts the daemon; empty: monroed itself
 
 	cmd   *exec.Cmd
 	ended chan error
@@ -146,6 +147,9 @@ func serve(t *testing.T, more string) *daemon {
 func (d *daemon) launch() {
 	d.t.Helper()
 	d.cmd = exec.Command(program("monroed"), append([]string{"--home", d.home, "--workspace", "team"}, d.args...)...)
+	if len(d.by) > 0 {
+		d.cmd = exec.Command(d.by[0], d.by[1:]...)
+	}
 	d.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.home}, d.env...)
 	out, err := d.cmd.StderrPipe()
 	if err != nil {

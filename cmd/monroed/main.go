@@ -20,6 +20,7 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api/rest"
 	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/flow"
 	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/host/vault"
 	"github.com/getmonroe/monroe/host/vault/awskms"
@@ -72,11 +73,16 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	postgres, err := postgresOf(operator.Store)
+	stop, err := stand(ctx, log)
 	if err != nil {
 		return err
 	}
-	kek, err := kekOf(ctx, operator.Keys)
+	defer stop.Close() //nolint:errcheck // the process ends
+	postgres, err := postgresOf(operator.Store, stop.dialer("store"))
+	if err != nil {
+		return err
+	}
+	kek, err := kekOf(ctx, operator.Keys, stop.dialer("keys"))
 	if err != nil {
 		return err
 	}
@@ -84,7 +90,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	switch {
 	case f.RewrapKeys:
 		return workspace.RewrapKeys(ctx, aside, func(was string) (vault.KEK, error) {
-			return awskms.New(ctx, was, endpointOf(operator.Keys))
+			return awskms.New(ctx, was, endpointOf(operator.Keys), stop.dialer("keys"))
 		})
 	case f.Backup != "":
 		return backup(ctx, aside, f)
@@ -113,7 +119,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 		return err
 	}
 	defer plugged.Close()
-	build, err := worldBuilder(operator, dir, plugged)
+	build, err := worldBuilder(operator, dir, plugged, stop)
 	if err != nil {
 		return err
 	}
@@ -121,23 +127,27 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	defer warm.Close()
 	w, err := workspace.Open(ctx, workspace.Config{
 		Name: name, Dir: dir, Postgres: postgres, Operator: operator, KEK: kek, World: build, Scanner: plugged.scanner(), Compiler: compiler{spawner}, Spawner: warm,
-		Confinement: confinement(f.InsecureDev, spawner.Walls()), Walls: (&examiner{program: f.Worker, uid: spawner.UID}).walls, Now: time.Now, Log: log,
+		Confinement: confinement(f.InsecureDev, spawner.Walls(), stop), Walls: (&examiner{program: f.Worker, uid: spawner.UID, stop: stop}).walls,
+		Egress: stop.view, Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return err
+	}
+	if stop != nil {
+		stop.ledger.OnAlarm(func(a flow.Alarm) { w.Alarm(ctx, a) })
 	}
 	handler := rest.Handler(w, func(err error) { log.Error("request failed", slog.String("error", err.Error())) })
 	listen := f.Listen
 	if listen == "" {
 		listen = operator.Listen
 	}
-	err = listenAndServe(ctx, w, handler, filepath.Join(dir, "api.sock"), listen, log)
+	err = listenAndServe(ctx, w, handler, filepath.Join(dir, "api.sock"), listen, stop, log)
 	return errors.Join(err, w.Close())
 }
 
 // listenAndServe answers until the context ends, a listener fails or the store can
 // no longer be written.
-func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler, socket, tcp string, log *slog.Logger) error {
+func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler, socket, tcp string, stop *backstop, log *slog.Logger) error {
 	// The lease is ours by now, so a socket that is still there is a dead daemon's.
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -180,6 +190,9 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 			if err := w.Sweep(ctx); err != nil && ctx.Err() == nil {
 				log.Error("sweep", slog.String("error", err.Error()))
 			}
+			if err := stop.sweep(); err != nil {
+				log.Error("egress", slog.String("error", err.Error()))
+			}
 			continue
 		case err = <-failed:
 		case <-w.Failed():
@@ -196,7 +209,7 @@ func listenAndServe(ctx context.Context, w *workspace.Workspace, h http.Handler,
 }
 
 // kekOf is what seals the keyset's file, nil for clear text.
-func kekOf(ctx context.Context, k config.Keys) (vault.KEK, error) {
+func kekOf(ctx context.Context, k config.Keys, dial func(context.Context, string, string) (net.Conn, error)) (vault.KEK, error) {
 	name := k.KMS
 	if v := os.Getenv("MONROE_KMS"); v != "" {
 		name = v
@@ -204,7 +217,7 @@ func kekOf(ctx context.Context, k config.Keys) (vault.KEK, error) {
 	if name == "" {
 		return nil, nil
 	}
-	return awskms.New(ctx, name, endpointOf(k))
+	return awskms.New(ctx, name, endpointOf(k), dial)
 }
 
 func endpointOf(k config.Keys) string {

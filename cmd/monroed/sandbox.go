@@ -13,19 +13,24 @@ import (
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/sandbox/doctor"
+	"github.com/getmonroe/monroe/sandbox/ebpf"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
 
 // confinement says for people what was found at the start. The worker itself checks
 // L1 and L2 and refuses to start without them.
-func confinement(insecure bool, w spawn.Walls) string {
+func confinement(insecure bool, w spawn.Walls, stop *backstop) string {
+	programs := ""
+	if stop != nil {
+		programs = " + L4 kernel programs + L5 egress leases (" + string(stop.b.Mode) + ")"
+	}
 	switch {
 	case insecure:
 		return "insecure-dev: whatever this machine has, perhaps nothing"
 	case w.Namespaces:
-		return "L0 wasm + L1 process + L2 seccomp and landlock + L3 namespaces"
+		return "L0 wasm + L1 process + L2 seccomp and landlock + L3 namespaces" + programs
 	}
-	return "L0 wasm + L1 process + L2 seccomp and landlock"
+	return "L0 wasm + L1 process + L2 seccomp and landlock" + programs
 }
 
 // examiner tries the walls. A look takes seconds and a few processes, so that one
@@ -33,6 +38,7 @@ func confinement(insecure bool, w spawn.Walls) string {
 type examiner struct {
 	program string
 	uid     uint32
+	stop    *backstop
 
 	mu   sync.Mutex
 	at   time.Time
@@ -47,7 +53,12 @@ func (e *examiner) walls(ctx context.Context) (api.Walls, error) {
 	if time.Since(e.at) < lookAgain {
 		return e.last, nil
 	}
-	r, err := doctor.Examine(ctx, e.program, e.uid)
+	var b *ebpf.Backstop
+	if e.stop != nil {
+		b = e.stop.b
+		defer e.stop.ledger.Looking()()
+	}
+	r, err := doctor.Examine(ctx, e.program, e.uid, b)
 	if err != nil {
 		return api.Walls{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -16,7 +17,7 @@ import (
 )
 
 // postgresOf reads where PostgreSQL is, nil if the state is kept in SQLite.
-func postgresOf(c config.Store) (*store.PostgresConfig, error) {
+func postgresOf(c config.Store, dial func(context.Context, string, string) (net.Conn, error)) (*store.PostgresConfig, error) {
 	address := os.Getenv("MONROE_STORE")
 	if address == "" {
 		address = c.Postgres
@@ -34,7 +35,7 @@ func postgresOf(c config.Store) (*store.PostgresConfig, error) {
 	if err != nil && !errors.Is(err, errNoSecret) { // the address may hold it, or none is needed
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	return &store.PostgresConfig{URL: vault.NewSecret(address), Password: password}, nil
+	return &store.PostgresConfig{URL: vault.NewSecret(address), Password: password, Dial: dial}, nil
 }
 
 func hasPassword(u *url.URL) bool {

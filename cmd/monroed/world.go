@@ -33,8 +33,11 @@ const (
 
 // worldBuilder returns what makes the connectors for a configuration. What the
 // operator decides is read here, once; the workspace chooses its folders.
-func worldBuilder(o *config.Operator, dir string, x *plugins) (func(*config.Workspace) (broker.World, error), error) {
+func worldBuilder(o *config.Operator, dir string, x *plugins, stop *backstop) (func(*config.Workspace) (broker.World, error), error) {
 	base := egress.Config{Maildirs: map[string]string{}, SMTP: map[string]egress.SMTPServer{}}
+	if stop != nil {
+		base.Leaser = leaser{stop, ""}
+	}
 	var creds []vault.Credential
 	fetch, c, err := webOf(o.HTTP, &base)
 	if err != nil {

@@ -67,6 +67,8 @@ type Backend interface {
 	// checkpoint.
 	Audit(ctx context.Context, c host.Caller, from int64, limit int) (AuditView, error)
 	Doctor(ctx context.Context, c host.Caller) (DoctorView, error)
+	// Egress tells what left this host, as the kernel counted it.
+	Egress(ctx context.Context, c host.Caller) (EgressView, error)
 }
 
 // WorkspaceView is the workspace in force.
@@ -180,6 +182,52 @@ type KeysView struct {
 	KEK        string `json:"kek,omitempty" doc:"what seals the keyset's file; absent: nothing, it is in clear text"`
 	Rewrapping bool   `json:"rewrapping" doc:"rows that an earlier key sealed are being sealed anew"`
 	Stale      string `json:"stale,omitempty" doc:"why nothing new is done: the key service has not answered for too long"`
+}
+
+// EgressView is what left this host, as the kernel counted it, beside the calls that it
+// left for.
+type EgressView struct {
+	Mode    string         `json:"mode" doc:"enforce: a connection without a lease is denied; audit: it is reported; off: the kernel is not asked"`
+	Matched int64          `json:"matched" doc:"flows since the daemon's start that belong to a call, or to the store or key service that the operator named"`
+	Daemon  EgressCounters `json:"daemon" doc:"connections of the daemon's control group"`
+	Workers EgressCounters `json:"workers" doc:"attempts in the workers' control group, all of which are denied"`
+	// Flows are the newest thousand, then those that are open.
+	Flows      []EgressFlow      `json:"flows"`
+	Violations []EgressViolation `json:"violations" doc:"attempts and flows that belong to no call; equal ones in one line"`
+}
+
+// EgressCounters are the kernel's.
+type EgressCounters struct {
+	Allowed uint64 `json:"allowed" doc:"connections with a lease"`
+	Denied  uint64 `json:"denied" doc:"attempts without; in mode audit they passed"`
+	Lost    uint64 `json:"lost" doc:"of these, reports that a flood overran"`
+	Cut     uint64 `json:"cut" doc:"packets of connections that were cut"`
+}
+
+// EgressFlow is one connection.
+type EgressFlow struct {
+	host.Cause
+	Purpose  string     `json:"purpose,omitempty" doc:"store or keys, where no call asked for it"`
+	To       string     `json:"to" doc:"address and port"`
+	Proto    string     `json:"proto" doc:"tcp or udp"`
+	BytesOut int64      `json:"bytes_out" doc:"in packets, headers included; 0 while it is open"`
+	BytesIn  int64      `json:"bytes_in"`
+	Began    time.Time  `json:"began"`
+	Ended    *time.Time `json:"ended,omitempty"`
+}
+
+// EgressViolation is what belongs to no call.
+type EgressViolation struct {
+	By     string    `json:"by" doc:"daemon or worker: the control group"`
+	Hook   string    `json:"hook" doc:"where the kernel met it; flow: it passed without a lease of this daemon"`
+	To     string    `json:"to,omitempty"`
+	Proto  string    `json:"proto,omitempty"`
+	Denied bool      `json:"denied"`
+	PID    int       `json:"pid,omitempty" doc:"process of the last one"`
+	Bytes  int64     `json:"bytes,omitempty"`
+	Count  int64     `json:"count"`
+	First  time.Time `json:"first"`
+	Last   time.Time `json:"last"`
 }
 
 // DoctorView is the state of the daemon and of the machine.

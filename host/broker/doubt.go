@@ -203,7 +203,7 @@ func (b *Broker) probe(ctx context.Context, s *Session, c *call, why string) err
 	if !ok {
 		return b.askWhatHappened(ctx, s, c, why+", and the rules no longer let the host look for it")
 	}
-	o := b.World.Probe(ctx, permit, c.invoke, c.plan, plan)
+	o := b.World.Probe(c.cause(ctx, s), permit, c.invoke, c.plan, plan)
 	verdict := "absent"
 	switch {
 	case o.Denial != nil:

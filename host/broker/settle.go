@@ -36,11 +36,16 @@ func (b *Broker) perform(ctx context.Context, s *Session, c *call, permit grant.
 	return nil
 }
 
+// cause marks the context of what leaves for a call.
+func (c *call) cause(ctx context.Context, s *Session) context.Context {
+	return host.WithCause(ctx, host.Cause{Run: s.Run.ID, Call: c.n, Operation: c.op.Name})
+}
+
 // carryOut performs the call. A model that is slow frees the worker: the run waits, the
 // call goes on here, and what is recorded of it is all that a crash would leave as well.
 func (b *Broker) carryOut(ctx context.Context, s *Session, c *call, permit grant.Permit) (Outcome, error) {
 	perform := func() Outcome {
-		return b.World.Perform(ctx, permit, c.invoke, c.plan, func(text string) {
+		return b.World.Perform(c.cause(ctx, s), permit, c.invoke, c.plan, func(text string) {
 			s.emit(host.Event{Kind: host.EventStream, Text: text, Guest: true})
 		})
 	}

@@ -114,6 +114,13 @@ type Operator struct {
 	Plugins []Plugin `yaml:"plugins,omitempty"`
 	// Listen is a loopback address for the API, besides the socket.
 	Listen string `yaml:"listen,omitempty"`
+	Egress Egress `yaml:"egress,omitempty"`
+}
+
+// Egress says what follows when something leaves that belongs to no call.
+type Egress struct {
+	// KillRuns ends the runs whose calls had a connection at that moment.
+	KillRuns bool `yaml:"kill_runs,omitempty"`
 }
 
 // MinimumWalls are the layers that the operator asks for.

@@ -8,16 +8,27 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// Leaser gives leave to one connection. It is called on the socket that is about
-// to connect; release ends the leave and is called when the dial is over, well or
-// badly. An error refuses the connection.
+// Leaser gives leave to one connection. It is called on the socket that is about to
+// connect; an error refuses the connection. ctx has the values of the call's context
+// (host.CauseOf).
 type Leaser interface {
-	Lease(ctx context.Context, c syscall.RawConn, network string, to netip.AddrPort) (release func(), err error)
+	Lease(ctx context.Context, c syscall.RawConn, network string, to netip.AddrPort) (Lease, error)
+}
+
+// Lease is the leave of one socket, and then the watch over its connection.
+type Lease interface {
+	// Connected ends the leave: the dial is over, well or badly.
+	Connected()
+	// Cut stops every further packet of the connection.
+	Cut() error
+	// Closed ends the watch: no connection came about, or it is closed.
+	Closed()
 }
 
 const (
@@ -25,6 +36,10 @@ const (
 	lookupTimeout = 5 * time.Second
 	maxCandidates = 16
 )
+
+// ErrLease is wrapped when there is no leave to connect: too many connections are being
+// made, or the kernel's tables cannot be written.
+var ErrLease = errors.New("no egress lease")
 
 // errResolve is wrapped when a name has no address.
 var errResolve = errors.New("the name was not found")
@@ -88,7 +103,7 @@ func (d *dialer) to(ctx context.Context, operation, hostport string, trusted boo
 			return conn, nil
 		}
 		last = err
-		if ctx.Err() != nil || errors.Is(err, ErrAddress) {
+		if ctx.Err() != nil || errors.Is(err, ErrAddress) || errors.Is(err, ErrLease) {
 			break
 		}
 	}
@@ -115,8 +130,8 @@ func (d *dialer) candidates(ctx context.Context, host string) ([]netip.Addr, err
 // connect checks the address once more where it can no longer change, between
 // socket and connect, and takes the lease there.
 func (d *dialer) connect(ctx context.Context, network, address string, check func(netip.AddrPort) error) (net.Conn, error) {
-	// A dial that falls back to another kind of socket asks twice.
-	var releases []func()
+	// A dial that falls back to another kind of socket asks twice; the last one connects.
+	var leases []Lease
 	nd := net.Dialer{
 		Timeout: dialTimeout,
 		ControlContext: func(ctx context.Context, network, address string, c syscall.RawConn) error {
@@ -127,19 +142,70 @@ func (d *dialer) connect(ctx context.Context, network, address string, check fun
 			if err := check(to); err != nil || d.leaser == nil {
 				return err
 			}
-			release, err := d.leaser.Lease(ctx, c, network, to)
+			lease, err := d.leaser.Lease(ctx, c, network, to)
 			if err != nil {
-				return fmt.Errorf("%w: no egress lease: %w", ErrAddress, err)
+				return fmt.Errorf("%w: %w", ErrLease, err)
 			}
-			releases = append(releases, release)
+			leases = append(leases, lease)
 			return nil
 		},
 	}
 	conn, err := nd.DialContext(ctx, network, address)
-	for _, release := range releases {
-		release()
+	for i, lease := range leases {
+		lease.Connected()
+		if err != nil || i < len(leases)-1 {
+			lease.Closed()
+		}
 	}
-	return conn, err
+	if err != nil || len(leases) == 0 {
+		return conn, err
+	}
+	l := &leased{Conn: conn, lease: leases[len(leases)-1]}
+	if u, ok := conn.(*net.UDPConn); ok { // a resolver tells datagrams from a stream by the type
+		return &datagrams{u, l}, nil
+	}
+	return l, nil
+}
+
+// leased is a connection that tells when it is closed.
+type leased struct {
+	net.Conn
+	lease Lease
+	once  sync.Once
+}
+
+func (c *leased) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(c.lease.Closed)
+	return err
+}
+
+type datagrams struct {
+	*net.UDPConn
+	l *leased
+}
+
+func (c *datagrams) Close() error { return c.l.Close() }
+
+// cut ends the connection at once: not even what was written before leaves.
+func (c *leased) cut() error {
+	err := c.lease.Cut()
+	if t, ok := c.Conn.(*net.TCPConn); ok {
+		err = errors.Join(err, t.SetLinger(0))
+	}
+	return errors.Join(err, c.Close())
+}
+
+// Dialer is the same dialer for what the operator's settings name and no call asks
+// for: the store and the key service. Their names are resolved as any other.
+func Dialer(l Leaser) func(ctx context.Context, network, hostport string) (net.Conn, error) {
+	d := newDialer(Config{Leaser: l})
+	return func(ctx context.Context, network, hostport string) (net.Conn, error) {
+		if network == "unix" {
+			return new(net.Dialer).DialContext(ctx, network, hostport)
+		}
+		return d.to(ctx, "", hostport, true)
+	}
 }
 
 func interfaceAddresses() []netip.Addr {

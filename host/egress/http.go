@@ -56,7 +56,7 @@ func (a *attempt) http(ctx context.Context, f *connectors.HTTPRequest) (*connect
 		TLSHandshakeTimeout: handshakeTimeout, MaxResponseHeaderBytes: maxAnswerHeader,
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.e.c.RootCAs},
 		DialContext: func(ctx context.Context, _, hostport string) (net.Conn, error) {
-			conn, err := a.e.dial.to(ctx, a.op.Name, hostport, false)
+			conn, err := a.dial(ctx, hostport, false)
 			if err != nil {
 				return nil, err
 			}

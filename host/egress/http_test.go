@@ -78,23 +78,50 @@ func TestRebindingIsRefused(t *testing.T) {
 	seen := &refusing{}
 	e = open(t, egress.Config{Resolver: n, Leaser: seen}, &scripted{op: operation(abi.EffectRead, anyURL...), plan: planned(p)})
 	o := e.Perform(t.Context(), permitFor(t, p), doIt, p, nil)
-	if o.Denial == nil || o.Denial.Code != abi.Scope || n.asked != 1 || len(seen.to) != 1 || seen.to[0] != netip.MustParseAddrPort("8.8.8.8:80") {
+	if o.Denial == nil || o.Denial.Code != abi.Rate || n.asked != 1 || len(seen.to) != 1 || seen.to[0] != netip.MustParseAddrPort("8.8.8.8:80") {
 		t.Errorf("%+v, %d look-ups, %v", o.Denial, n.asked, seen.to)
 	}
 }
 
 type refusing struct{ to []netip.AddrPort }
 
-func (r *refusing) Lease(_ context.Context, _ syscall.RawConn, _ string, to netip.AddrPort) (func(), error) {
+func (r *refusing) Lease(_ context.Context, _ syscall.RawConn, _ string, to netip.AddrPort) (egress.Lease, error) {
 	r.to = append(r.to, to)
 	return nil, errors.New("no")
 }
 
-type leases struct{ taken, released atomic.Int64 }
+type leases struct{ taken, released, cut, closed atomic.Int64 }
 
-func (l *leases) Lease(_ context.Context, _ syscall.RawConn, _ string, _ netip.AddrPort) (func(), error) {
+func (l *leases) Lease(context.Context, syscall.RawConn, string, netip.AddrPort) (egress.Lease, error) {
 	l.taken.Add(1)
-	return func() { l.released.Add(1) }, nil
+	return l, nil
+}
+
+func (l *leases) Connected() { l.released.Add(1) }
+func (l *leases) Cut() error { l.cut.Add(1); return nil }
+func (l *leases) Closed()    { l.closed.Add(1) }
+
+// TestCalledOffIsCut: an attempt that is called off sends nothing more, and no
+// connection stays open or unaccounted for.
+func TestCalledOffIsCut(t *testing.T) {
+	arrived, over := make(chan struct{}), make(chan struct{})
+	s, o := server(t, func(_ http.ResponseWriter, r *http.Request) {
+		close(arrived)
+		<-r.Context().Done() // the other side's end of the connection
+		close(over)
+	})
+	l := &leases{}
+	p := httpPlan("GET", s.URL+"/")
+	e := open(t, egress.Config{Open: o, Leaser: l}, &scripted{op: operation(abi.EffectRead, anyURL...), plan: planned(p)})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-arrived; cancel() }()
+	if got := e.Perform(ctx, permitFor(t, p), doIt, p, nil); got.Denial == nil {
+		t.Error("it came to an end")
+	}
+	<-over
+	if l.taken.Load() != 1 || l.released.Load() != 1 || l.cut.Load() != 1 || l.closed.Load() != 1 {
+		t.Errorf("%d taken, %d released, %d cut, %d closed", l.taken.Load(), l.released.Load(), l.cut.Load(), l.closed.Load())
+	}
 }
 
 // server is a real one on loopback and the opening that its operation needs.
@@ -121,8 +148,8 @@ func TestAnOpeningIsExact(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
-	if l.taken.Load() != 1 || l.released.Load() != 1 {
-		t.Errorf("%d leases taken, %d released", l.taken.Load(), l.released.Load())
+	if l.taken.Load() != 1 || l.released.Load() != 1 || l.closed.Load() != 1 || l.cut.Load() != 0 {
+		t.Errorf("%d leases taken, %d released, %d closed, %d cut", l.taken.Load(), l.released.Load(), l.closed.Load(), l.cut.Load())
 	}
 	other := operation(abi.EffectRead, anyURL...)
 	other.Name = "test.other"

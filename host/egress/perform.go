@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,39 @@ type attempt struct {
 	// answer is a question for a person.
 	changes bool
 	close   []func()
+
+	mu    sync.Mutex
+	conns []*leased
+}
+
+// dial opens a connection of this attempt: it is cut when the attempt is called off.
+func (a *attempt) dial(ctx context.Context, hostport string, trusted bool) (net.Conn, error) {
+	conn, err := a.e.dial.to(ctx, a.op.Name, hostport, trusted)
+	if l, ok := conn.(*leased); ok && err == nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.conns = append(a.conns, l)
+	}
+	return conn, err
+}
+
+// shut closes what a library has left open or is about to close: no connection
+// outlives its attempt, so that its account is complete.
+func (a *attempt) shut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.conns {
+		_ = c.Close() // it may be closed already
+	}
+}
+
+// cut ends every connection at once.
+func (a *attempt) cut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.conns {
+		_ = c.cut() // it is closed in any case
+	}
 }
 
 // Perform sends the frozen bytes of a plan, if the permit covers them, and lets the
@@ -92,10 +126,16 @@ func (a *attempt) run(ctx context.Context, read func(context.Context, *connector
 		ctx, over = context.WithDeadline(ctx, a.notAfter)
 		defer over()
 	}
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(over); a.cut() })
 	defer func() {
+		if !stop() {
+			<-over
+		}
 		for _, f := range a.close {
 			f()
 		}
+		a.shut()
 		o.BytesOut, o.BytesIn, o.Duration = a.out.Load(), a.in.Load(), time.Since(start)
 	}()
 	answer, denial := a.perform(ctx)
@@ -165,6 +205,8 @@ func (a *attempt) failed(err error, handed bool) *abi.Denial {
 		}
 	case errors.Is(err, ErrAddress):
 		return abi.Deny(abi.Scope, "the host does not connect to this address: it is not a public one", "use a public address, or ask the operator to open this one")
+	case errors.Is(err, ErrLease):
+		return &abi.Denial{Code: abi.Rate, Effect: abi.OutcomeNone, Reason: "the host has no egress lease left for this connection", Remedy: "try again in a moment", RetryAfterMS: 1000}
 	case errors.Is(err, vault.ErrCredential):
 		return abi.Deny(abi.ConnectorRevoked, "there is no credential of this connection for this place", "connect it again")
 	case errors.Is(err, errResolve):

@@ -59,7 +59,7 @@ func (a *attempt) deliver(ctx context.Context, server SMTPServer, m *connectors.
 		}
 		auth = smtp.PlainAuth("", server.User, secret, host)
 	}
-	raw, err := a.e.dial.to(ctx, a.op.Name, server.Address, true)
+	raw, err := a.dial(ctx, server.Address, true)
 	if err != nil {
 		return false, err
 	}

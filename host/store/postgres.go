@@ -67,6 +67,9 @@ type PostgresConfig struct {
 	URL vault.Secret
 	// Password overrides that of the URL, if it is not empty.
 	Password vault.Secret
+	// Dial connects to host:port or a socket; nil means the machine's own dialer. It
+	// also resolves the host's name.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Term of the lease, 0 means DefaultTerm.
 	Term time.Duration
 	// Blobs is the directory of bodies that are too large for a row. Whoever may take the
@@ -123,6 +126,10 @@ func (c PostgresConfig) parse() (*pgx.ConnConfig, error) {
 	conf, err := pgx.ParseConfig(c.URL.Reveal())
 	if err != nil { // the error may quote what it could not read
 		return nil, errors.New("store: the PostgreSQL address cannot be read; it must be postgres://role@host:port/database?sslmode=verify-full")
+	}
+	if c.Dial != nil {
+		conf.DialFunc = c.Dial
+		conf.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 	}
 	if !c.Password.Empty() {
 		conf.Password = c.Password.Reveal()

@@ -59,8 +59,11 @@ type Config struct {
 	Confinement string
 	// Walls tries the walls around guests; nil says that nothing is known of them.
 	Walls func(context.Context) (api.Walls, error)
-	Now   func() time.Time
-	Log   *slog.Logger
+	// Egress tells what left this host, as the kernel counted it; nil says that the
+	// kernel is not asked.
+	Egress func() (api.EgressView, error)
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Workspace is open until Close. It is safe for concurrent use.

@@ -88,11 +88,19 @@ var opened atomic.Int64 // trees of this process
 
 // openUnified makes the place in version 2, with the controllers that are delegated.
 func (t *Tree) openUnified(base, root, name string) error {
-	if filepath.Base(base) == "host" { // the daemon's leaf, which systemd or an earlier start made
+	housed := false
+	if filepath.Base(base) == "host" { // the daemon's leaf, which systemd, House or an earlier start made
 		base = filepath.Dir(base)
+		if workers := filepath.Join(base, "workers"); isDir(workers) { // which House made beside it
+			base, housed = workers, true
+		}
 	}
 	sweep(base)
-	if base != root {
+	if housed {
+		if err := enable(base); err != nil {
+			t.problems = append(t.problems, err.Error())
+		}
+	} else if base != root {
 		// A group with processes in it cannot have limited children: this one moves into
 		// a leaf. Where it may not, or others are there, what is delegated stays unused.
 		if err := delegate(base); err != nil {
@@ -104,27 +112,27 @@ func (t *Tree) openUnified(base, root, name string) error {
 		return err
 	}
 	t.unified = dir
-	var want []string
 	have, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers")) // none is an answer
 	for _, c := range controllers {
 		if slices.Contains(strings.Fields(string(have)), c) {
-			want = append(want, "+"+c)
 			t.limited = append(t.limited, c)
 		}
 	}
-	if len(want) == 0 {
-		return nil
-	}
-	if err := put(dir, "cgroup.subtree_control", strings.Join(want, " ")); err != nil {
+	if err := enable(dir); err != nil {
 		t.limited = nil
 		return err
 	}
 	return nil
 }
 
-// delegate makes the controllers of a group available to its children.
-func delegate(base string) error {
-	have, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
+func isDir(name string) bool {
+	st, err := os.Stat(name)
+	return err == nil && st.IsDir()
+}
+
+// enable makes the controllers of a group available to its children.
+func enable(dir string) error {
+	have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return err
 	}
@@ -137,6 +145,18 @@ func delegate(base string) error {
 	if len(want) == 0 {
 		return nil
 	}
+	return put(dir, "cgroup.subtree_control", strings.Join(want, " "))
+}
+
+// delegate makes the controllers of a group available to its children.
+func delegate(base string) error {
+	have, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(controllers, func(c string) bool { return slices.Contains(strings.Fields(string(have)), c) }) {
+		return nil
+	}
 	host := filepath.Join(base, "host")
 	if err := os.Mkdir(host, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -144,7 +164,18 @@ func delegate(base string) error {
 	if err := put(host, "cgroup.procs", "0"); err != nil {
 		return err
 	}
-	return put(base, "cgroup.subtree_control", strings.Join(want, " "))
+	return enable(base)
+}
+
+// House makes two places: one for a daemon, and one that its own tree will be made in,
+// so that programs can be attached to each. The daemon must be born in the first.
+// Both are removed with the tree.
+func (t *Tree) House() (daemon, workers string, err error) {
+	if t.unified == "" {
+		return "", "", fmt.Errorf("%w: version 2 is needed: %s", ErrUnsupported, strings.Join(t.problems, "; "))
+	}
+	daemon, workers = filepath.Join(t.unified, "host"), filepath.Join(t.unified, "workers")
+	return daemon, workers, errors.Join(os.Mkdir(daemon, 0o755), os.Mkdir(workers, 0o755))
 }
 
 // Enforces lists the limits that groups of this tree have: memory, pids, cpu.
@@ -171,6 +202,7 @@ func (t *Tree) Close() error {
 		errs = append(errs, remove(dir))
 	}
 	if t.unified != "" {
+		removeBelow(t.unified)
 		errs = append(errs, remove(t.unified))
 	}
 	return errors.Join(errs...)
@@ -328,11 +360,20 @@ func sweep(base string) {
 		if err != nil || pid == os.Getpid() || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 			continue
 		}
-		groups, _ := filepath.Glob(filepath.Join(place, "*", "cgroup.procs")) // the pattern is good
-		for _, g := range groups {
-			_ = os.Remove(filepath.Dir(g))
-		}
+		removeBelow(place)
 		_ = os.Remove(place)
+	}
+}
+
+// removeBelow removes the empty groups below a directory, the deepest first.
+func removeBelow(dir string) {
+	list, _ := os.ReadDir(dir) // nothing to remove then
+	for _, e := range list {
+		if e.IsDir() {
+			at := filepath.Join(dir, e.Name())
+			removeBelow(at)
+			_ = remove(at) // one with a process in it stays, and so does the place
+		}
 	}
 }
 

@@ -10,6 +10,7 @@
 //   - Each wall alone denies what the table says and leaves open what it says, or the
 //     difference is a finding (TestRootMatrix, TestFindings).
 //   - What does not stand is said (TestRootLikeFargate).
+//   - Kernel programs count where they refused and counted it (TestRootBackstop).
 //
 // It knows attempts, stages and what they should come to. It must not know policy, or
 // what a workspace needs.
@@ -84,7 +85,8 @@ const (
 	process    stage = "process"
 	kernel     stage = "kernel" // seccomp and Landlock
 	isolated   stage = "isolated"
-	files      stage = "files" // Landlock alone
+	fenced     stage = "fenced" // kernel programs at the workers' control group
+	files      stage = "files"  // Landlock alone
 	everything stage = "everything"
 )
 
@@ -155,10 +157,20 @@ func (r row) expected(s stage, privileged bool) outcome {
 		return r.isolated
 	case files:
 		return r.files
+	case fenced: // nothing but IP is their business
+		if r.ip() || r.Attempt == canary.Descriptors {
+			return denied
+		}
+		return open
 	case everything:
 		return denied
 	}
 	return either
+}
+
+// ip says that the attempt needs a socket of IP.
+func (r row) ip() bool {
+	return slices.Contains([]canary.Attempt{canary.TCP, canary.UDP, canary.MPTCP, canary.RawIP}, r.Attempt)
 }
 
 // result is what came of one attempt.
@@ -174,13 +186,20 @@ type result struct {
 func judge(s stage, privileged bool, groups []string, futile []canary.Attempt, results []result) (findings []string) {
 	for _, r := range results {
 		want := r.expected(s, privileged)
+		if want != denied && s == process && r.ip() {
+			want = either // its group is the workers', where the kernel may hold a program
+		}
 		if want == open && slices.Contains(futile, r.Attempt) || r.Attempt == canary.Threads && !slices.Contains(groups, "pids") {
 			want = either
 		}
 		if want != either && (want == denied) != r.denied {
 			findings = append(findings, fmt.Sprintf("%s: %s came to %s", s, r.Attempt, r.answer))
 		}
-		if r.denied && r.report != "" && !r.reported && (s == kernel || s == everything) {
+		told := r.report == "" || r.reported
+		if s == fenced { // the programs count what they refuse, but for what this process could not have asked for
+			told = !r.ip() || r.reported || r.Attempt == canary.RawIP && slices.Contains(futile, r.Attempt)
+		}
+		if r.denied && !told && (s == kernel || s == everything || s == fenced) {
 			findings = append(findings, fmt.Sprintf("%s: %s was denied and not reported", s, r.Attempt))
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/sandbox/canary"
+	"github.com/getmonroe/monroe/sandbox/ebpf"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
 
@@ -29,21 +30,26 @@ const (
 )
 
 // Examine looks at every layer. program is the worker, uid its user as of
-// spawn.Spawner. It takes a few seconds, a few processes and, for a moment, 200 MiB.
-func Examine(ctx context.Context, program string, uid uint32) (*Report, error) {
+// spawn.Spawner; b is what this process got of the kernel programs, nil for nothing. It
+// takes a few seconds, a few processes and, for a moment, 200 MiB.
+func Examine(ctx context.Context, program string, uid uint32, b *ebpf.Backstop) (*Report, error) {
 	t, err := aim(ctx, program)
 	if err != nil {
 		return nil, err
 	}
-	r, err := examine(ctx, program, uid, t)
+	r, err := examine(ctx, program, uid, t, b)
 	return r, errors.Join(err, t.Close())
 }
 
-func examine(ctx context.Context, program string, uid uint32, t *targets) (*Report, error) {
+func examine(ctx context.Context, program string, uid uint32, t *targets, b *ebpf.Backstop) (*Report, error) {
 	r := &Report{Findings: []string{}}
 	runs := map[stage]*examined{}
-	for _, s := range []stage{bare, process, kernel, files, isolated, everything} {
-		e, err := look(ctx, s, program, uid, t)
+	stages := []stage{bare, process, kernel, files, isolated, everything}
+	if b != nil {
+		stages = append(stages, fenced)
+	}
+	for _, s := range stages {
+		e, err := look(ctx, s, program, uid, t, b)
 		if err != nil {
 			return nil, fmt.Errorf("the stage %s: %w", s, err)
 		}
@@ -75,7 +81,19 @@ func examine(ctx context.Context, program string, uid uint32, t *targets) (*Repo
 	if spaces.Enforced {
 		spaces.Why = "user, network, process, IPC, host name, mount"
 	}
-	for s, l := range map[stage]*Layer{process: &own, kernel: &filter, files: &landlock, isolated: &spaces} {
+	const alone = "the daemon was not started by monroe up with CAP_BPF and CAP_NET_ADMIN on a machine with control groups of version 2"
+	fence, leased := Layer{ID: "L4", Name: "kernel programs, workers", Open: []string{}, Why: alone}, Layer{ID: "L5", Name: "kernel programs, egress leases", Open: []string{}, Why: alone}
+	if b != nil {
+		fence = layer("L4", fence.Name, runs[fenced].results)
+		fence.Enforced, fence.Why = runs[fenced].walls.Unified != "", "no socket of IP, no connection, no packet in the workers' control group"
+		if !fence.Enforced {
+			fence.Why = "no control group of version 2: " + strings.Join(runs[fenced].walls.GroupsWhy, "; ")
+		}
+		if leased, err = leases(ctx, b, leased); err != nil {
+			return nil, err
+		}
+	}
+	for s, l := range map[stage]*Layer{process: &own, kernel: &filter, files: &landlock, isolated: &spaces, fenced: &fence} {
 		if !l.Enforced {
 			continue
 		}
@@ -85,7 +103,7 @@ func examine(ctx context.Context, program string, uid uint32, t *targets) (*Repo
 			r.Findings = append(r.Findings, f...)
 		}
 	}
-	r.Layers, r.Parts = []Layer{wasm, own, filter, spaces}, []Layer{landlock}
+	r.Layers, r.Parts = []Layer{wasm, own, filter, spaces, fence, leased}, []Layer{landlock}
 	r.Full = layer("full", "all layers together", runs[everything].results)
 	r.Full.Enforced = r.Full.Denied == r.Full.Attempts
 	r.Findings = append(r.Findings, judge(everything, privileged, r.Host.Groups, futile, runs[everything].results)...)
@@ -271,6 +289,8 @@ func (s stage) spawner(program string, uid uint32) (*spawn.Spawner, error) {
 		p.Without = []string{"seccomp", "rlimits"}
 	case isolated:
 		p.WithoutNamespaces = false
+	case fenced:
+		p.WithoutGroups = false
 	case everything:
 		p.UID, p.WithoutGroups, p.WithoutNamespaces, p.Without, p.Memory = uid, false, false, nil, canaryMemory
 	}
@@ -278,7 +298,7 @@ func (s stage) spawner(program string, uid uint32) (*spawn.Spawner, error) {
 }
 
 // look sends a canary after every target.
-func look(ctx context.Context, s stage, program string, uid uint32, t *targets) (e *examined, err error) {
+func look(ctx context.Context, s stage, program string, uid uint32, t *targets, b *ebpf.Backstop) (e *examined, err error) {
 	p, err := s.spawner(program, uid)
 	if err != nil {
 		return nil, err
@@ -286,6 +306,12 @@ func look(ctx context.Context, s stage, program string, uid uint32, t *targets) 
 	defer func() { err = errors.Join(err, p.Close()) }()
 	e = &examined{walls: p.Walls()}
 	c := &crew{ctx: ctx, spawner: p, dir: t.directory}
+	if s == fenced {
+		c.refused = func() (uint64, error) {
+			n, err := b.Workers()
+			return n.Denied, err
+		}
+	}
 	for _, row := range table {
 		if row.fatal && s != bare && s != process && s != everything {
 			continue // it would succeed, and take the memory
@@ -317,6 +343,7 @@ type crew struct {
 	dir      string
 	now      *spawn.Process
 	enforced []string
+	refused  func() (uint64, error) // by others than the canary's own filter; may be nil
 }
 
 // attempt returns the answer, or how the canary ended.
@@ -330,7 +357,15 @@ func (c *crew) attempt(row row, argument string) (answer string, reported bool, 
 	if err := c.now.Conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", false, err
 	}
-	before := c.now.Refused()
+	refused := c.refused
+	if refused == nil {
+		now := c.now
+		refused = func() (uint64, error) { return uint64(now.Refused()), nil }
+	}
+	before, err := refused()
+	if err != nil {
+		return "", false, err
+	}
 	text := strings.TrimSpace(string(row.Attempt) + " " + argument)
 	err = wire.WriteFrame(c.now.Conn, wire.KindInput, []byte(text))
 	var frame []byte
@@ -338,7 +373,8 @@ func (c *crew) attempt(row row, argument string) (answer string, reported bool, 
 		_, frame, err = wire.ReadFrame(c.now.Conn, wire.KindLog)
 	}
 	if err == nil {
-		return string(frame), c.now.Refused() > before, nil
+		after, err := refused()
+		return string(frame), after > before, err
 	}
 	_ = c.now.Close() // how it ended is what is asked
 	ended := c.now.Wait()

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/getmonroe/monroe/sandbox/canary"
+	"github.com/getmonroe/monroe/sandbox/cgroup"
+	"github.com/getmonroe/monroe/sandbox/ebpf"
 	"github.com/getmonroe/monroe/sandbox/spawn/spawntest"
 )
 
@@ -66,7 +68,7 @@ func TestRootBaseline(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	e, err := look(t.Context(), bare, program, 0, a)
+	e, err := look(t.Context(), bare, program, 0, a, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,14 +83,14 @@ func TestRootBaseline(t *testing.T) {
 // TestRootFullStack is what a worker of a privileged daemon stands in.
 func TestRootFullStack(t *testing.T) {
 	root(t)
-	r, err := Examine(t.Context(), program, nobody)
+	r, err := Examine(t.Context(), program, nobody, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if r.Level != "L0+L1+L2+L3" || !r.Full.Enforced || r.Full.Denied != len(table) || len(r.Findings) > 0 || len(r.Below([]string{"L0", "L3"})) > 0 {
 		t.Errorf("%+v", r)
 	}
-	if len(r.Layers) != 4 || r.Layers[0].Denied != len(hostile) {
+	if len(r.Layers) != 6 || r.Layers[4].Enforced || r.Layers[5].Enforced || r.Layers[0].Denied != len(hostile) {
 		t.Errorf("%+v", r.Layers)
 	}
 	if r.Full.Reported < 19 {
@@ -113,7 +115,7 @@ func TestRootMatrix(t *testing.T) {
 		files:    {canary.TCP: "EACCES", canary.UDP: "ALLOWED", canary.MPTCP: "ALLOWED", canary.Packet: "ALLOWED", canary.Abstract: "EPERM", canary.ReadSystem: "EACCES", canary.ReadModule: "ALLOWED", canary.WriteTemp: "EACCES", canary.Signal: "EPERM"},
 		isolated: {canary.TCP: "ENETUNREACH", canary.UDP: "ENETUNREACH", canary.MPTCP: "ENETUNREACH", canary.Abstract: "ECONNREFUSED", canary.Packet: "ALLOWED", canary.UnixPath: "ALLOWED", canary.Signal: "ESRCH", canary.ReadSystem: "ALLOWED"},
 	} {
-		e, err := look(t.Context(), s, program, nobody, a)
+		e, err := look(t.Context(), s, program, nobody, a, nil)
 		if err != nil {
 			t.Error(s, err)
 			continue
@@ -182,14 +184,18 @@ func elsewhere(how string) error {
 	case "nobody":
 		uid = 0
 	}
-	r, err := Examine(context.Background(), os.Getenv("MONROE_TEST_WORKER"), uid)
+	b, err := ebpf.Inherited()
+	if err != nil {
+		return err
+	}
+	r, err := Examine(context.Background(), os.Getenv("MONROE_TEST_WORKER"), uid, b)
 	if err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
-func examineElsewhere(t *testing.T, how string, attr *syscall.SysProcAttr) *Report {
+func examineElsewhere(t *testing.T, how string, attr *syscall.SysProcAttr, hand ...func(*exec.Cmd) error) *Report {
 	t.Helper()
 	self, err := os.ReadFile(os.Args[0]) // which lies where only root comes
 	test := program + ".test"
@@ -199,6 +205,11 @@ func examineElsewhere(t *testing.T, how string, attr *syscall.SysProcAttr) *Repo
 	cmd := exec.CommandContext(t.Context(), test)
 	cmd.Env = []string{"MONROE_TEST_DOCTOR=" + how, "MONROE_TEST_WORKER=" + program}
 	cmd.SysProcAttr, cmd.Dir = attr, "/"
+	for _, f := range hand {
+		if err := f(cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
@@ -239,5 +250,74 @@ func TestRootUnprivileged(t *testing.T) {
 	r := examineElsewhere(t, "nobody", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}})
 	if r.Level != "L0+L1+L2+L3" || len(r.Findings) > 0 || r.Host.WorkerUID != nobody || r.Host.UID != nobody || r.Host.Capabilities != "0000000000000000" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// backstop examines within the two control groups of monroe up; either may be left
+// without its programs.
+func backstop(t *testing.T, fence bool, mode ebpf.Mode) *Report {
+	t.Helper()
+	root(t)
+	tree, err := cgroup.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tree.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	daemon, workers, err := tree.House()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(daemon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dir.Close() })
+	w, err := ebpf.DenyAll(workers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	if !fence {
+		if err := w.Detach(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := ebpf.RequireLeases(daemon, mode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return examineElsewhere(t, "backstop", &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}, func(cmd *exec.Cmd) error {
+		return ebpf.Hand(cmd, w, d, mode)
+	})
+}
+
+// TestRootBackstop is the whole stack, as monroe up makes it.
+func TestRootBackstop(t *testing.T) {
+	r := backstop(t, true, ebpf.Enforce)
+	if r.Level != "L0+L1+L2+L3+L4+L5" || len(r.Findings) > 0 || !r.Full.Enforced || r.Full.Denied != len(table) {
+		t.Errorf("%+v", r)
+	}
+	l4, l5 := r.Layers[4], r.Layers[5]
+	if l4.Denied != 5 || l4.Reported != 4 || l5.Denied != 4 || l5.Reported != 4 {
+		t.Errorf("%+v\n%+v", l4, l5)
+	}
+	for _, open := range []canary.Attempt{canary.Packet, canary.Netlink, canary.VSock, canary.Abstract} {
+		if !slices.Contains(l4.Open, string(open)) {
+			t.Errorf("the table says that L4 alone does not stop %s, and it did", open)
+		}
+	}
+}
+
+// TestRootBackstopWithHoles: programs that are gone, or only watch, are no walls.
+func TestRootBackstopWithHoles(t *testing.T) {
+	r := backstop(t, false, ebpf.Audit)
+	l4, l5 := r.Layers[4], r.Layers[5]
+	if r.Level != "L0+L1+L2+L3" || l4.Enforced || !strings.Contains(l4.Why, "tcp came to ALLOWED") || l5.Enforced || !strings.Contains(l5.Why, "audit") || len(l5.Open) != 3 {
+		t.Errorf("%s\n%+v\n%+v", r.Level, l4, l5)
 	}
 }

@@ -273,6 +273,11 @@ func (c *Client) Audit(ctx context.Context, from int64, limit int) (api.AuditVie
 	return get[api.AuditView](ctx, c, fmt.Sprintf("/v1/audit?from=%d&limit=%d", from, limit))
 }
 
+// Egress asks what left the daemon's machine, as the kernel counted it.
+func (c *Client) Egress(ctx context.Context) (api.EgressView, error) {
+	return get[api.EgressView](ctx, c, "/v1/egress")
+}
+
 // Doctor asks the daemon how it is.
 func (c *Client) Doctor(ctx context.Context) (api.DoctorView, error) {
 	return get[api.DoctorView](ctx, c, "/v1/doctor")

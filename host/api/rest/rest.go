@@ -190,6 +190,10 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 		func(ctx context.Context, c host.Caller, _ *none) (*body[api.DoctorView], error) {
 			return one(b.Doctor(ctx, c))
 		})
+	add(a, fail, route{"get-egress", get, "/v1/egress", "What left this host, as the kernel counted it", host.ScopeRead, 0, 0},
+		func(ctx context.Context, c host.Caller, _ *none) (*body[api.EgressView], error) {
+			return one(b.Egress(ctx, c))
+		})
 
 	type upload struct {
 		RawBody []byte `contentType:"application/wasm"`

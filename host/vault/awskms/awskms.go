@@ -12,11 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
@@ -31,8 +33,9 @@ type Key struct {
 
 // New returns the key with an ARN. Credentials come from where AWS's own programs look
 // for them: the environment, a profile, the role of the task or the machine. An empty
-// endpoint is AWS's; another one is https, or http on this machine. Nothing is asked yet.
-func New(ctx context.Context, name, endpoint string) (*Key, error) {
+// endpoint is AWS's; another one is https, or http on this machine. dial connects to
+// host:port; nil means the machine's own dialer. Nothing is asked yet.
+func New(ctx context.Context, name, endpoint string, dial func(ctx context.Context, network, address string) (net.Conn, error)) (*Key, error) {
 	a, err := arn.Parse(name)
 	if err != nil || a.Service != "kms" || a.Region == "" || !strings.HasPrefix(a.Resource, "key/") {
 		return nil, fmt.Errorf("keys: kms %q is not the ARN of a key, such as arn:aws:kms:eu-central-1:111122223333:key/…", name)
@@ -40,7 +43,11 @@ func New(ctx context.Context, name, endpoint string) (*Key, error) {
 	if err := checkEndpoint(endpoint); err != nil {
 		return nil, err
 	}
-	c, err := config.LoadDefaultConfig(ctx, config.WithRegion(a.Region))
+	web := awshttp.NewBuildableClient()
+	if dial != nil {
+		web = web.WithTransportOptions(func(t *http.Transport) { t.DialContext = dial })
+	}
+	c, err := config.LoadDefaultConfig(ctx, config.WithRegion(a.Region), config.WithHTTPClient(web))
 	if err != nil {
 		return nil, fmt.Errorf("keys: %w", err)
 	}

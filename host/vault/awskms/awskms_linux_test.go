@@ -55,7 +55,7 @@ func TestNeedsLocalKMS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k, err := awskms.New(t.Context(), *made.KeyMetadata.Arn, endpoint)
+		k, err := awskms.New(t.Context(), *made.KeyMetadata.Arn, endpoint, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,12 +168,12 @@ func TestWhatIsNoKeyOrNoSafeEndpointIsRefused(t *testing.T) {
 		{good, "ftp://127.0.0.1"},
 		{good, "http://127.0.0.1.evil.example"},
 	} {
-		if _, err := awskms.New(t.Context(), c[0], c[1]); err == nil {
+		if _, err := awskms.New(t.Context(), c[0], c[1], nil); err == nil {
 			t.Errorf("%q at %q was accepted", c[0], c[1])
 		}
 	}
 	for _, endpoint := range []string{"", "https://kms.example.com", "http://127.0.0.1:8081", "http://[::1]:8081", "http://localhost:1"} {
-		if _, err := awskms.New(t.Context(), good, endpoint); err != nil {
+		if _, err := awskms.New(t.Context(), good, endpoint, nil); err != nil {
 			t.Errorf("%q: %v", endpoint, err)
 		}
 	}
