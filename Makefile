@@ -14,7 +14,7 @@ LDFLAGS = -s -w
 CAN_RACE := $(shell CGO_ENABLED=1 $(GO) env CGO_ENABLED 2>/dev/null | grep -q 1 && command -v $$($(GO) env CC) >/dev/null 2>&1 && echo yes)
 RACE     := $(if $(CAN_RACE),-race,)
 
-.PHONY: help build guests run demo test check lint fmt deps generate bench conformance fuzz torture torture-sabotage clean
+.PHONY: help build guests run demo test check lint fmt deps generate bench conformance test-wasmtime fuzz torture torture-sabotage clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -59,8 +59,18 @@ generate: ## write the files that are made from code
 bench: build ## one JSON object for each figure, each with its peer from the same run
 	@$(GO) run ./testdata/bench/ours -peers testdata/bench/peers
 
-conformance: ## the ABI's own tests; the suite that third parties run comes with abi/conformance
-	@$(GO) test ./abi/... ./sandbox/...
+conformance: build ## hold this host to every clause of the SPEC, and see that broken hosts fail
+	@$(GO) test -count=1 -timeout 10m ./abi/... ./cmd/monroe-conformance
+	@bin/monroe-conformance host bin/monroe-conformance serve
+
+# Wasmtime needs cgo and glibc. A worker with it cannot have Landlock (docs/conformance.md).
+test-wasmtime: build ## the second engine: its tests, and the same transcript as the first, call by call
+	@CGO_ENABLED=1 $(GO) vet -tags wasmtime ./sandbox/... ./cmd/monroe-worker
+	@CGO_ENABLED=1 $(GO) test -count=1 -timeout 10m -tags wasmtime ./sandbox
+	@mkdir -p out && CGO_ENABLED=1 $(GO) build -tags wasmtime -trimpath -ldflags="$(LDFLAGS)" -o bin/wasmtime/ ./cmd/monroe-worker
+	@bin/monroe-conformance host -transcript out/wazero.txt bin/monroe-conformance serve
+	@bin/monroe-conformance host -transcript out/wasmtime.txt bin/monroe-conformance serve -insecure-dev -worker bin/wasmtime/monroe-worker
+	@cmp out/wazero.txt out/wasmtime.txt && echo "both engines give the same transcript"
 
 # A number of executions, not a time: when a time runs out under load, Go 1.26's fuzzing
 # coordinator may call its own deadline a failure (go.dev/issue/75804, mended in 1.27).

@@ -92,10 +92,9 @@ func (p *jsonReader) peek() byte {
 }
 
 func (p *jsonReader) value(out []byte, depth int) ([]byte, error) {
-	if depth > MaxDepth {
-		return nil, p.fail("nesting deeper than %d", MaxDepth)
-	}
 	switch c := p.peek(); {
+	case (c == '{' || c == '[') && depth == MaxDepth:
+		return nil, p.fail("nesting deeper than %d", MaxDepth)
 	case c == '{':
 		return p.object(out, depth)
 	case c == '[':

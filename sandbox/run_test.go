@@ -17,7 +17,7 @@ import (
 // newEngine returns an engine that is closed after the test.
 func newEngine(t testing.TB) sandbox.Engine {
 	t.Helper()
-	e, err := sandbox.NewWazero(sandbox.EngineConfig{})
+	e, err := sandbox.NewEngine(sandbox.EngineConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +317,8 @@ func TestFingerprintNamesTheVersionInUse(t *testing.T) {
 	}
 	name, _, _ := strings.Cut(newEngine(t).Fingerprint(), " ")
 	_, version, _ := strings.Cut(name, "/")
-	if !strings.Contains(string(mod), "github.com/tetratelabs/wazero "+version+"\n") {
-		t.Errorf("go.mod does not have wazero %s", version)
+	path := map[bool]string{true: "github.com/bytecodealliance/wasmtime-go/v44 ", false: "github.com/tetratelabs/wazero "}[strings.HasPrefix(name, "wasmtime/")]
+	if !strings.Contains(string(mod), path+version+"\n") {
+		t.Errorf("go.mod does not have %s%s", path, version)
 	}
 }

@@ -43,7 +43,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	if *engine {
-		fmt.Fprintln(stdout, sandbox.WazeroFingerprint())
+		fmt.Fprintln(stdout, sandbox.Fingerprint())
 		return 0
 	}
 	if flags.NArg() != 2 {

@@ -99,6 +99,9 @@ func (c *Confinement) landlock() error {
 	if contains(c.cfg.Without, "landlock") {
 		return nil
 	}
+	if err := everyThread(); err != nil {
+		return c.below("Landlock is not available in this build", err)
+	}
 	version, err := llsys.LandlockGetABIVersion()
 	if err != nil || version < 1 {
 		return c.below("Landlock is not available (Linux 5.13 or later, with landlock in the lsm= list)", errors.Join(err))

@@ -2,7 +2,7 @@
 // deliberately broken, so that no binary is kept in the repository.
 //
 // It knows the binary format just far enough. It must not know what a host does
-// with the result, and nothing but tests may import it.
+// with the result, and nothing but tests and the conformance kit may import it.
 package wasmtest
 
 import (

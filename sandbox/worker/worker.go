@@ -87,7 +87,7 @@ func load(dir string) (sandbox.Module, sandbox.Engine, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("the module cannot be read: %w", err)
 	}
-	engine, err := sandbox.NewWazero(sandbox.EngineConfig{CacheDir: dir})
+	engine, err := sandbox.NewEngine(sandbox.EngineConfig{CacheDir: dir})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -99,7 +99,7 @@ func load(dir string) (sandbox.Module, sandbox.Engine, error) {
 // with the engine's files in a directory.
 func Compile(conn io.ReadWriter, c *confine.Confinement, dir string) error {
 	l := newLink(conn)
-	engine, err := sandbox.NewWazero(sandbox.EngineConfig{CacheDir: dir})
+	engine, err := sandbox.NewEngine(sandbox.EngineConfig{CacheDir: dir})
 	if err != nil {
 		return l.fail(err)
 	}
