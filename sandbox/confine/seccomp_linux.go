@@ -89,38 +89,40 @@ func allowed(mode Mode) seccomp.Policy {
 	if mode == ModeCompile {
 		names = append(names, writing()...)
 	}
-	allow := seccomp.SyscallGroup{Action: seccomp.ActionAllow, Names: names, NamesWithCondtions: []seccomp.NameWithConditions{
-		when("clone", 0, seccomp.Equal, threadFlags),
-		// Go on amd64 without cgo adds CLONE_SETTLS. Without this line short
-		// tests pass; the process dies when it needs one more thread.
-		when("clone", 0, seccomp.Equal, threadFlags|unix.CLONE_SETTLS),
-		when("clone", 0, seccomp.Equal, engineClone),
-		// Not executable, or not writable.
-		when("mmap", 2, seccomp.BitsNotSet, unix.PROT_EXEC),
-		when("mmap", 2, seccomp.BitsNotSet, unix.PROT_WRITE),
-		when("mprotect", 2, seccomp.BitsNotSet, unix.PROT_EXEC),
-		when("mprotect", 2, seccomp.BitsNotSet, unix.PROT_WRITE),
-		// For the hand-over and the filters that follow, which take them away.
-		when("sendmsg", 0, seccomp.Equal, wire.FD),
-		when("seccomp", 0, seccomp.Equal, unix.SECCOMP_SET_MODE_FILTER),
-	}}
-	// ENOSYS makes libraries fall back where EPERM makes them give up.
-	absent := seccomp.SyscallGroup{Action: errno(unix.ENOSYS), Names: []string{"clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "openat2"}}
-	p := seccomp.Policy{DefaultAction: seccomp.ActionUserNotify}
+	p := seccomp.Policy{
+		DefaultAction: seccomp.ActionUserNotify,
+		Syscalls: []seccomp.SyscallGroup{
+			{Action: seccomp.ActionAllow, Names: names, NamesWithCondtions: []seccomp.NameWithConditions{
+				when("clone", 0, seccomp.Equal, threadFlags),
+				// Go on amd64 without cgo adds CLONE_SETTLS. Without this line short
+				// tests pass; the process dies when it needs one more thread.
+				when("clone", 0, seccomp.Equal, threadFlags|unix.CLONE_SETTLS),
+				when("clone", 0, seccomp.Equal, engineClone),
+				// Not executable, or not writable.
+				when("mmap", 2, seccomp.BitsNotSet, unix.PROT_EXEC),
+				when("mmap", 2, seccomp.BitsNotSet, unix.PROT_WRITE),
+				when("mprotect", 2, seccomp.BitsNotSet, unix.PROT_EXEC),
+				when("mprotect", 2, seccomp.BitsNotSet, unix.PROT_WRITE),
+				// For the hand-over and the filters that follow, which take them away.
+				when("sendmsg", 0, seccomp.Equal, wire.FD),
+				when("seccomp", 0, seccomp.Equal, unix.SECCOMP_SET_MODE_FILTER),
+			}},
+			// ENOSYS makes libraries fall back where EPERM makes them give up.
+			{Action: errno(unix.ENOSYS), Names: []string{"clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "openat2"}},
+		},
+	}
 	if mode == ModePlugin {
 		more, conditions := plugin()
-		allow.Names = append(allow.Names, more...)
-		allow.NamesWithCondtions = append(allow.NamesWithCondtions, conditions...)
+		p.Syscalls[0].Names = append(p.Syscalls[0].Names, more...)
+		p.Syscalls[0].NamesWithCondtions = append(p.Syscalls[0].NamesWithCondtions, conditions...)
 		// What healthy plugins ask for and do without is refused and not reported: logging
 		// libraries look for a terminal, go-plugin syncs its output, gRPC reads options of
 		// its sockets for statistics.
 		p.Syscalls = append(p.Syscalls,
 			seccomp.SyscallGroup{Action: errno(unix.ENOTTY), Names: []string{"ioctl"}},
 			seccomp.SyscallGroup{Action: errno(unix.EPERM), Names: []string{"fsync", "getsockopt"}})
-	} else {
-		p.Syscalls = engineRefused()
 	}
-	p.Syscalls = append(p.Syscalls, allow, absent)
+	p.Syscalls = append(p.Syscalls, engineRefused()...)
 	return p
 }
 
