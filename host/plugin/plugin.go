@@ -162,7 +162,7 @@ func (s *supervisor) call(ctx context.Context, f func(context.Context, *grpc.Cli
 		return nil
 	}
 	code := status.Code(err)
-	late := code == codes.DeadlineExceeded && errors.Is(ctx.Err(), context.DeadlineExceeded)
+	late := code == codes.DeadlineExceeded // its end of the connection may see it first
 	if late || code == codes.Unavailable || r.dead() {
 		s.drop(r, fmt.Errorf("a call of it failed: %s", code))
 	}

@@ -115,8 +115,12 @@ func allowed(mode Mode) seccomp.Policy {
 		more, conditions := plugin()
 		p.Syscalls[0].Names = append(p.Syscalls[0].Names, more...)
 		p.Syscalls[0].NamesWithCondtions = append(p.Syscalls[0].NamesWithCondtions, conditions...)
-		// Logging libraries ask whether they write to a terminal. They do not.
-		p.Syscalls = append(p.Syscalls, seccomp.SyscallGroup{Action: errno(unix.ENOTTY), Names: []string{"ioctl"}})
+		// What healthy plugins ask for and do without is refused and not reported: logging
+		// libraries look for a terminal, go-plugin syncs its output, gRPC reads options of
+		// its sockets for statistics.
+		p.Syscalls = append(p.Syscalls,
+			seccomp.SyscallGroup{Action: errno(unix.ENOTTY), Names: []string{"ioctl"}},
+			seccomp.SyscallGroup{Action: errno(unix.EPERM), Names: []string{"fsync", "getsockopt"}})
 	}
 	p.Syscalls = append(p.Syscalls, engineRefused()...)
 	return p

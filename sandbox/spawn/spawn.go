@@ -14,7 +14,7 @@
 //   - A forbidden system call is reported before it is refused, and never allowed
 //     (TestLinuxAttempts).
 //   - A plugin has the digest that was pinned, each time it is started, and gets its
-//     confinement from a launcher before its first instruction (TestLinuxPlugin).
+//     confinement from a launcher before its first instruction (TestLinuxPluginAttempts in cmd/monroed).
 //   - What a worker prints is hostile text: bounded and escaped.
 //
 // It knows processes, descriptors, deadlines and the first frame.
