@@ -178,7 +178,7 @@ func TestRootFlows(t *testing.T) {
 	if err := d.intrude(address); err == nil {
 		t.Error("a connection without a lease passed")
 	}
-	if v := d.finished(held); v.State != host.StateCancelled && v.State != host.StateFailed {
+	if v := d.finished(held); v.State != host.StateCancelled || !strings.Contains(v.Failure, "egress that belongs to no call") {
 		t.Errorf("the run %s", v.State)
 	}
 	d.eventually(func() bool { e, err = d.Egress(d.ctx()); return err != nil || len(e.Violations) > 0 })

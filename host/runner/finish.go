@@ -43,7 +43,7 @@ func (r *Runner) finish(id host.RunID, session *broker.Session, e ending) error 
 	}
 	for _, run := range ended {
 		if run.ID != id {
-			r.interrupt(run.ID)
+			r.interrupt(run.ID, ErrCancelled)
 		}
 		text := string(run.State)
 		if run.Failure != "" {

@@ -103,6 +103,12 @@ type drive struct {
 // ErrCancelled is why a run ends that a person cancelled.
 var ErrCancelled = errors.New("a person cancelled the run")
 
+// halted is a run that something else than a person cancelled.
+type halted struct{ why string }
+
+func (h *halted) Error() string        { return h.why }
+func (h *halted) Is(target error) bool { return target == ErrCancelled }
+
 // New returns a runner that does nothing before Start.
 func New(c Config) *Runner {
 	if c.Wakes == 0 {
@@ -233,7 +239,7 @@ func (r *Runner) Wake(id host.RunID) {
 				continue
 			}
 			if cancelled {
-				r.end(id, ending{state: host.StateCancelled, failure: ErrCancelled.Error()}) // unless it has ended
+				r.end(id, ending{state: host.StateCancelled, failure: context.Cause(ctx).Error()}) // unless it has ended
 				r.mu.Lock()
 				delete(r.active, id)
 				r.mu.Unlock()
@@ -300,21 +306,26 @@ func explain(err error) string {
 }
 
 // Cancel ends a run that has not ended, with all that it called.
-func (r *Runner) Cancel(id host.RunID) error {
-	if r.interrupt(id) {
+func (r *Runner) Cancel(id host.RunID) error { return r.cancel(id, ErrCancelled) }
+
+// Halt is Cancel where it is not a person who wants it. why tells people.
+func (r *Runner) Halt(id host.RunID, why string) error { return r.cancel(id, &halted{why}) }
+
+func (r *Runner) cancel(id host.RunID, why error) error {
+	if r.interrupt(id, why) {
 		return nil
 	}
-	return r.finish(id, nil, ending{state: host.StateCancelled, failure: ErrCancelled.Error()})
+	return r.finish(id, nil, ending{state: host.StateCancelled, failure: why.Error()})
 }
 
 // interrupt stops the worker of a run that has one, and reports whether it has: then
 // the run ends when the worker is gone.
-func (r *Runner) interrupt(id host.RunID) bool {
+func (r *Runner) interrupt(id host.RunID, why error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d := r.active[id]
 	if d != nil {
-		d.cancel(ErrCancelled)
+		d.cancel(why)
 	}
 	return d != nil
 }

@@ -55,7 +55,7 @@ func (w *Workspace) Alarm(ctx context.Context, a flow.Alarm) {
 		w.Log.Error("the alarm could not be recorded", slog.String("error", err.Error()))
 	}
 	for _, id := range runs {
-		if err := w.runner.Cancel(id); err != nil {
+		if err := w.runner.Halt(id, "ended because of egress that belongs to no call: "+text); err != nil {
 			w.Log.Error("a run could not be ended", slog.String("run", string(id)), slog.String("error", err.Error()))
 		}
 	}
