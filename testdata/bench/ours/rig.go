@@ -46,7 +46,9 @@ func (b *bench) open(ctx context.Context, dir string, spares, workers int) (*rig
 	if err != nil {
 		return nil, err
 	}
-	operator.Waits.KeepWorker = new(time.Duration) // each sleep is to end in a replay
+	// Each sleep is to end in a replay, and an operation that takes no time is not.
+	keep := 500 * time.Microsecond
+	operator.Waits.KeepWorker = &keep
 	operator.Workers = workers
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	r := &rig{clock: &clock{s: b.spawner}, dir: dir}
