@@ -27,6 +27,7 @@ import (
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/durable"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/vault"
 )
@@ -145,7 +146,7 @@ func (s *Shelf) make(ctx context.Context, upload []byte, m *store.Module, check 
 	if err := os.Rename(out, place); err != nil {
 		return nil, fmt.Errorf("module: %w", err)
 	}
-	return manifest, syncDir(filepath.Dir(place))
+	return manifest, durable.SyncDir(filepath.Dir(place))
 }
 
 const purpose = "artefact/1"
@@ -194,19 +195,10 @@ func (s *Shelf) Dir(ctx context.Context, m store.Module) (string, error) {
 
 // keepUpload stores the bytes durably before the row that refers to them.
 func (s *Shelf) keepUpload(d abi.Digest, upload []byte) error {
-	path := s.uploadPath(d)
-	f, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "upload-")
-	if err != nil {
+	if err := durable.Replace(s.uploadPath(d), upload, filepath.Join(s.dir, "tmp"), "upload-"); err != nil {
 		return fmt.Errorf("module: %w", err)
 	}
-	_, err = f.Write(upload)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("module: %w", errors.Join(err, os.Remove(f.Name())))
-	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }
 
 // digest hashes what a directory holds: every file's path, size and content, in
@@ -280,12 +272,4 @@ func seal(dir string) error {
 		}
 		return errors.Join(f.Chown(os.Getuid(), os.Getgid()), f.Chmod(mode), f.Sync(), f.Close())
 	})
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

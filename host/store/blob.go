@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/durable"
 )
 
 // MaxInline is the largest sealed body, in bytes, that is kept in its row. A larger
@@ -60,30 +61,14 @@ func (b blobs) put(run host.RunID, ref string, sealed []byte) (err error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
-		if err := errors.Join(syncDir(string(b)), syncDir(filepath.Dir(string(b)))); err != nil {
-			return err
+		if err := errors.Join(durable.SyncDir(string(b)), durable.SyncDir(filepath.Dir(string(b)))); err != nil {
+			return fmt.Errorf("store: %w", err)
 		}
 	}
-	f, err := os.CreateTemp(dir, "new-*")
-	if err != nil {
+	if err := durable.Replace(path, sealed, dir, "new-*"); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	_, err = f.Write(sealed)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("store: %w", errors.Join(err, os.Remove(f.Name())))
-	}
-	return syncDir(dir)
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // get reads a file. A failure is the run's, not the store's.

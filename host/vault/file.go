@@ -18,6 +18,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/subtle/random"
 
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/durable"
 )
 
 // KEK is a key outside of this machine that wraps the key of the keyset file.
@@ -206,32 +207,13 @@ func writeOnce(path string, b []byte) error {
 		return err
 	}
 	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close(), syncDir(filepath.Dir(path)))
+	return errors.Join(err, f.Sync(), f.Close(), durable.SyncDir(filepath.Dir(path)))
 }
 
-// replace puts new bytes in the file's place, durably: whoever reads it meanwhile gets
-// the old ones or the new ones.
+// replace puts new bytes in the file's place: whoever reads it meanwhile gets the old
+// ones or the new ones.
 func replace(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".keyset-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Replace(path, b, filepath.Dir(path), ".keyset-*")
 }
 
 // RewrapFile seals the keyset file by another KEK. Nothing that the keyset sealed
