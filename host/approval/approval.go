@@ -344,16 +344,9 @@ func Supersede(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Cal
 	if by.Role == host.RoleViewer || by.Role == "" {
 		return host.Approval{}, &host.Problem{Kind: host.ErrForbidden, Code: "ROLE", Detail: "a viewer cannot edit what is asked for", Remedy: "ask a member"}
 	}
-	a, err := tx.Approval(id)
+	a, _, err := shown(tx, keys, id, digest)
 	if err != nil {
-		return host.Approval{}, err
-	}
-	d, err := Open(keys, &a)
-	if err != nil {
-		return host.Approval{}, err
-	}
-	if digest != d.Digest.String() {
-		return a.Approval, stale()
+		return a.Approval, err
 	}
 	if err := tx.MoveApproval(id, host.ApprovalPending, host.ApprovalSuperseded, by.Name, now, true); err != nil {
 		return a.Approval, answered(&a.Approval, err)
@@ -362,11 +355,21 @@ func Supersede(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Cal
 	return a.Approval, tx.ReleaseHold(a.Run, a.Call)
 }
 
-func stale() error {
-	return &host.Problem{
-		Kind: host.ErrConflict, Code: "APPROVAL_DIGEST", Detail: "the decision is about another digest than the approval's",
-		Remedy: "look at the approval again and decide on what it shows now",
+// shown opens an approval for a person, who must have looked at what it asks for now.
+func shown(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, digest string) (a store.Approval, d Detail, err error) {
+	if a, err = tx.Approval(id); err != nil {
+		return store.Approval{}, d, err
 	}
+	if d, err = Open(keys, &a); err != nil {
+		return store.Approval{}, d, err
+	}
+	if digest != d.Digest.String() {
+		return a, d, &host.Problem{
+			Kind: host.ErrConflict, Code: "APPROVAL_DIGEST", Detail: "the decision is about another digest than the approval's",
+			Remedy: "look at the approval again and decide on what it shows now",
+		}
+	}
+	return a, d, nil
 }
 
 // answered explains why an approval did not move.
@@ -388,16 +391,9 @@ func Answer(tx *store.Tx, keys *vault.Keyset, id host.ApprovalID, by host.Caller
 	default:
 		return host.Approval{}, &host.Problem{Kind: host.ErrForbidden, Code: "ROLE", Detail: "a viewer cannot answer approvals", Remedy: "ask a member"}
 	}
-	a, err := tx.Approval(id)
+	a, d, err := shown(tx, keys, id, w.Digest)
 	if err != nil {
-		return host.Approval{}, err
-	}
-	d, err := Open(keys, &a)
-	if err != nil {
-		return host.Approval{}, err
-	}
-	if w.Digest != d.Digest.String() {
-		return a.Approval, stale()
+		return a.Approval, err
 	}
 	to := host.ApprovalRejected
 	if w.Approve {
