@@ -1,8 +1,6 @@
 package confine_test
 
 import (
-	"context"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -21,22 +19,8 @@ const nobody = 65534
 
 var attempts string // the helper program
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "monroe-confine-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		err = os.Chmod(dir, 0o755)
-	}
-	if err == nil {
-		attempts, err = spawntest.Build(context.Background(), dir, "./testdata/attempts")
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+func TestMain(m *testing.M) {
+	os.Exit(spawntest.Main(m, map[*string]string{&attempts: "./testdata/attempts"}))
 }
 
 // start starts the helper as the given user, 0 being this process's own.

@@ -58,18 +58,12 @@ func admission(ctx context.Context, program string, uid uint32) (l Layer, err er
 		if err := os.Mkdir(out, 0o700); err != nil {
 			return l, err
 		}
-		l.Attempts++
 		_, err := s.Compile(ctx, upload, out)
-		var refused *spawn.FaultError
-		switch {
-		case errors.As(err, &refused):
-			l.Denied++
-			l.Reported++ // the refusal is the answer
-		case err != nil:
+		refused := errors.As(err, new(*spawn.FaultError))
+		if err != nil && !refused {
 			return l, err
-		default:
-			l.Open = append(l.Open, name)
 		}
+		l.attempt(name, refused, refused) // the refusal is the report
 	}
 	l.Enforced = l.Denied == l.Attempts
 	return l, nil

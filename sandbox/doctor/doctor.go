@@ -210,17 +210,22 @@ func judge(s stage, privileged bool, groups []string, futile []canary.Attempt, r
 func layer(id, name string, results []result) Layer {
 	l := Layer{ID: id, Name: name, Open: []string{}}
 	for _, r := range results {
-		l.Attempts++
-		if !r.denied {
-			l.Open = append(l.Open, string(r.Attempt))
-			continue
-		}
-		l.Denied++
-		if r.reported {
-			l.Reported++
-		}
+		l.attempt(string(r.Attempt), r.denied, r.reported)
 	}
 	return l
+}
+
+// attempt counts one, and names it if nothing stopped it.
+func (l *Layer) attempt(name string, denied, reported bool) {
+	l.Attempts++
+	if !denied {
+		l.Open = append(l.Open, name)
+		return
+	}
+	l.Denied++
+	if reported {
+		l.Reported++
+	}
 }
 
 func level(layers []Layer) string {

@@ -31,7 +31,7 @@ const (
 
 // Examine looks at every layer. program is the worker, uid its user as of
 // spawn.Spawner; b is what this process got of the kernel programs, nil for nothing. It
-// takes a few seconds, a few processes and, for a moment, 200 MiB.
+// takes a few seconds, a few processes and, for a moment, 400 MiB.
 func Examine(ctx context.Context, program string, uid uint32, b *ebpf.Backstop) (*Report, error) {
 	t, err := aim(ctx, program)
 	if err != nil {

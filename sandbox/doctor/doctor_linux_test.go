@@ -33,23 +33,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(testMain(m))
-}
-
-func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "monroe-doctor-test-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		err = os.Chmod(dir, 0o755)
-	}
-	if err == nil {
-		program, err = spawntest.Build(context.Background(), dir, spawntest.Worker)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(spawntest.Main(m, map[*string]string{&program: spawntest.Worker}))
 }
 
 func root(t *testing.T) {

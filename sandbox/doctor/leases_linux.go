@@ -94,18 +94,6 @@ func leases(ctx context.Context, b *ebpf.Backstop, l Layer) (Layer, error) {
 	return l, nil
 }
 
-func (l *Layer) attempt(name string, denied, reported bool) {
-	l.Attempts++
-	if !denied {
-		l.Open = append(l.Open, name)
-		return
-	}
-	l.Denied++
-	if reported {
-		l.Reported++
-	}
-}
-
 // connect dials with a lease, or without where the lease is for nothing.
 func connect(ctx context.Context, b *ebpf.Backstop, network string, lease, to netip.AddrPort) (net.Conn, *ebpf.Lease, error) {
 	var l *ebpf.Lease

@@ -92,18 +92,6 @@ var (
 	ErrUnsupported = errors.New("this platform cannot start workers")
 )
 
-// Memory is what a worker may hold, in bytes.
-func Memory(m Mode) int64 {
-	switch m {
-	case ModeCompile:
-		return CompileMemory
-	case ModePlugin:
-		return PluginMemory
-	case ModeRun, ModeCanary:
-	}
-	return RunMemory
-}
-
 // Walls is the host's half of the confinement on this machine, besides what a worker
 // does to itself.
 type Walls struct {

@@ -31,26 +31,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("MONROE_TEST_DAEMON"); dir != "" {
 		os.Exit(daemon(os.Getenv("MONROE_TEST_WORKER"), dir))
 	}
-	os.Exit(testMain(m))
-}
-
-func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "monroe-spawn-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		err = os.Chmod(dir, 0o755)
-	}
-	if err == nil {
-		workerPath, err = spawntest.Build(context.Background(), dir, spawntest.Worker)
-	}
-	if err == nil {
-		badPath, err = spawntest.Build(context.Background(), dir, "./testdata/badworker")
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(spawntest.Main(m, map[*string]string{&workerPath: spawntest.Worker, &badPath: "./testdata/badworker"}))
 }
 
 // newSpawner returns a spawner whose end is checked: no process, no goroutine.

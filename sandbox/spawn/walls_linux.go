@@ -88,11 +88,19 @@ func (s *Spawner) attributes(isolated bool) *syscall.SysProcAttr {
 	return a
 }
 
+// memory is what a worker may hold, in bytes.
 func (s *Spawner) memory(m Mode) int64 {
 	if s.Memory != 0 {
 		return s.Memory
 	}
-	return Memory(m)
+	switch m {
+	case ModeCompile:
+		return CompileMemory
+	case ModePlugin:
+		return PluginMemory
+	case ModeRun, ModeCanary:
+	}
+	return RunMemory
 }
 
 // house starts a process within its control group. It is called on the forking thread.

@@ -29,6 +29,26 @@ func Build(ctx context.Context, dir, pkg string, extra ...string) (string, error
 	return path, build(ctx, path, pkg, nil, extra)
 }
 
+// Main builds programs, each by its package, where another user can read them, and runs
+// the tests. It is for TestMain, which exits with what it returns.
+func Main(m interface{ Run() int }, programs map[*string]string) int {
+	dir, err := os.MkdirTemp("", "monroe-spawntest-")
+	if err == nil {
+		defer os.RemoveAll(dir) //nolint:errcheck // what is left is in a temporary directory
+		err = os.Chmod(dir, 0o755)
+	}
+	for path, pkg := range programs {
+		if err == nil {
+			*path, err = Build(context.Background(), dir, pkg)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
 // BuildGuest builds a Go package as a guest, without its manifest.
 func BuildGuest(ctx context.Context, dir, pkg string) ([]byte, error) {
 	path := filepath.Join(dir, "guest.wasm")
