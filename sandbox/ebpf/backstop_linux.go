@@ -110,13 +110,13 @@ func attemptOf(e leasesEvent) Attempt {
 }
 
 // Workers counts what workers tried.
-func (b *Backstop) Workers() (Counters, error) { return total(b.refused, 3) }
+func (b *Backstop) Workers() (Counters, error) { return total(b.refused) }
 
 // Daemon counts what this process's group did.
-func (b *Backstop) Daemon() (Counters, error) { return total(b.counters, 4) }
+func (b *Backstop) Daemon() (Counters, error) { return total(b.counters) }
 
-func total(m *ebpf.Map, n int) (c Counters, err error) {
-	for i, to := range []*uint64{&c.Allowed, &c.Denied, &c.Lost, &c.Cut}[:n] {
+func total(m *ebpf.Map) (c Counters, err error) {
+	for i, to := range []*uint64{&c.Allowed, &c.Denied, &c.Lost, &c.Cut} {
 		var each []uint64
 		if err := m.Lookup(uint32(i), &each); err != nil {
 			return c, err

@@ -5,15 +5,11 @@
 // A lease is keyed by the cookie of one socket, so no other socket of the same process
 // can use it, not even to the same address and port.
 
-#include <linux/bpf.h>
 #include <linux/in.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
 
-char LICENSE[] SEC("license") = "Dual MIT/GPL";
+#define RING (1 << 17)
+#include "report.h"
 
-enum { CONNECT4 = 1, CONNECT6, SENDMSG4, SENDMSG6, BIND4, BIND6, SOCK_CREATE, SKB_EGRESS };
-enum { N_ALLOWED, N_DENIED, N_LOST, N_CUT, N_MAX };
 enum { STREAM = 1, DGRAM = 2 };
 enum { MPTCP = 262 };
 
@@ -38,20 +34,8 @@ struct flow {
 	__u8 pad[3];
 };
 
-struct event {
-	__u64 cookie;
-	__u32 ip[4];
-	__u32 pid;
-	__u16 port; /* host order */
-	__u16 proto;
-	__u8 hook;
-	__u8 denied;
-	__u8 pad[6];
-};
-
 struct lease *unused_lease __attribute__((unused));
 struct flow *unused_flow __attribute__((unused));
-struct event *unused_event __attribute__((unused));
 
 /* HASH, not LRU: a full table is an error for the one who asks, not the silent end of
  * somebody else's lease or revocation. */
@@ -76,52 +60,6 @@ struct {
 	__type(key, __u64);
 	__type(value, struct flow);
 } flows SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 17);
-} events SEC(".maps");
-
-/* beside the ring, because a flood overruns any ring */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, N_MAX);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-static __always_inline void count(__u32 i)
-{
-	__u64 *v = bpf_map_lookup_elem(&counters, &i);
-
-	if (v)
-		(*v)++;
-}
-
-/* no bpf_get_current_comm in it: that would need CAP_PERFMON */
-static __always_inline int unleased(void *ctx, __u8 hook, __u16 proto, __be16 port, __u32 a, __u32 b, __u32 c, __u32 d)
-{
-	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-
-	count(N_DENIED);
-	if (!e) {
-		count(N_LOST);
-		return audit;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->cookie = bpf_get_socket_cookie(ctx);
-	e->ip[0] = a;
-	e->ip[1] = b;
-	e->ip[2] = c;
-	e->ip[3] = d;
-	e->pid = bpf_get_current_pid_tgid() >> 32;
-	e->port = bpf_ntohs(port);
-	e->proto = proto;
-	e->hook = hook;
-	e->denied = !audit;
-	bpf_ringbuf_submit(e, 0);
-	return audit;
-}
 
 /* A flow that cannot be counted does not happen. */
 static __always_inline int begin(__u64 cookie, __u16 proto, __be16 port, __u8 leased, __u32 a, __u32 b, __u32 c, __u32 d)
@@ -152,7 +90,7 @@ static __always_inline int check(struct bpf_sock_addr *ctx, __u8 hook, __u32 a, 
 	}
 	if (audit)
 		begin(cookie, proto, port, 0, a, b, c, d);
-	return unleased(ctx, hook, proto, port, a, b, c, d);
+	return report(ctx, hook, PID(), proto, port, a, b, c, d, audit);
 }
 
 #define V4(ctx) 0, 0, bpf_htonl(0xffff), (ctx)->user_ip4
@@ -190,7 +128,7 @@ int lease_create(struct bpf_sock *sk)
 		return 1;
 	if (sk->type == DGRAM && sk->protocol == IPPROTO_UDP)
 		return 1;
-	return unleased(sk, SOCK_CREATE, sk->protocol, 0, 0, 0, 0, 0);
+	return report(sk, SOCK_CREATE, PID(), sk->protocol, 0, 0, 0, 0, 0, audit);
 }
 
 /* Counts, and is the kill switch for connections that are established. */

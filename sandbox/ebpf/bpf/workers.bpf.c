@@ -4,75 +4,16 @@
 // A socket of the internet families cannot be made; what was made elsewhere, or passes
 // none of those hooks, cannot send.
 
-#include <linux/bpf.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+#define RING (1 << 16)
+#include "report.h"
 
-char LICENSE[] SEC("license") = "Dual MIT/GPL";
-
-enum { CONNECT4 = 1, CONNECT6, SENDMSG4, SENDMSG6, BIND4, BIND6, SOCK_CREATE, SKB_EGRESS };
-enum { N_ALLOWED, N_DENIED, N_LOST, N_MAX };
-enum { INET = 2, INET6 = 10, ETH_IPV4 = 0x0800 };
-
-struct event {
-	__u64 cookie;
-	__u32 ip[4]; /* network order, IPv4 as v4-mapped */
-	__u32 pid;   /* 0 in SKB_EGRESS, where no task can be named */
-	__u16 port;  /* host order */
-	__u16 proto;
-	__u8 hook;
-	__u8 denied;
-	__u8 pad[6];
-};
-/* an unused global keeps a type in the BTF, where bpf2go looks for it */
-struct event *unused_event __attribute__((unused));
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 16);
-} events SEC(".maps");
-
-/* beside the ring, because a flood overruns any ring */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, N_MAX);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-static __always_inline void count(__u32 i)
-{
-	__u64 *v = bpf_map_lookup_elem(&counters, &i);
-
-	if (v)
-		(*v)++;
-}
+enum { ETH_IPV4 = 0x0800 };
 
 static __always_inline int refuse(void *ctx, __u8 hook, __u32 pid, __u16 proto, __u16 port, __u32 a, __u32 b, __u32 c, __u32 d)
 {
-	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-
-	count(N_DENIED);
-	if (!e) {
-		count(N_LOST);
-		return 0;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->cookie = bpf_get_socket_cookie(ctx);
-	e->ip[0] = a;
-	e->ip[1] = b;
-	e->ip[2] = c;
-	e->ip[3] = d;
-	e->pid = pid;
-	e->port = bpf_ntohs(port);
-	e->proto = proto;
-	e->hook = hook;
-	e->denied = 1;
-	bpf_ringbuf_submit(e, 0);
-	return 0;
+	return report(ctx, hook, pid, proto, port, a, b, c, d, 0);
 }
 
-#define PID() (bpf_get_current_pid_tgid() >> 32)
 #define REFUSE4(ctx, hook) refuse(ctx, hook, PID(), (ctx)->protocol, (__u16)(ctx)->user_port, 0, 0, bpf_htonl(0xffff), (ctx)->user_ip4)
 #define REFUSE6(ctx, hook) refuse(ctx, hook, PID(), (ctx)->protocol, (__u16)(ctx)->user_port, \
 				  (ctx)->user_ip6[0], (ctx)->user_ip6[1], (ctx)->user_ip6[2], (ctx)->user_ip6[3])
