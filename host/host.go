@@ -376,7 +376,7 @@ type CallView struct {
 	Operation string       `json:"operation,omitempty"`
 	Resource  string       `json:"resource,omitempty"`
 	Effect    abi.Effect   `json:"effect"`
-	Outcome   string       `json:"outcome"` // ok, waiting, or the code of the refusal
+	Outcome   string       `json:"outcome"` // ok, waiting, outcome_unknown, or the code of the refusal
 	Reason    string       `json:"reason,omitempty"`
 	Cost      abi.MicroUSD `json:"cost_micro_usd"`
 	Receipt   ReceiptID    `json:"receipt,omitempty"`

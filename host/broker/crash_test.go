@@ -187,7 +187,7 @@ func settled(t *testing.T, h *house, keys, want map[string]string) {
 			t.Errorf("%s did not leave", what)
 		}
 	}
-	for _, v := range broker.Views(h.s.Log.Entries()) {
+	for _, v := range broker.Views(h.s.Log.Entries(), false) {
 		if v.Outcome != "ok" {
 			t.Errorf("call %d ended %s", v.Call, v.Outcome)
 		}

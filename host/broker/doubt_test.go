@@ -36,7 +36,7 @@ func TestABlindEffectWaitsForAPersonAndKeepsItsReservation(t *testing.T) {
 		if got := h.totals(); got.Reserved != 40 || got.Settled != 0 {
 			t.Errorf("%+v", got)
 		}
-		views := broker.Views(h.s.Log.Entries())
+		views := broker.Views(h.s.Log.Entries(), false)
 		if v := views[0]; v.Outcome != string(host.WaitUnknown) || !strings.Contains(v.Reason, "the host stopped") {
 			t.Errorf("%+v", v)
 		}

@@ -103,7 +103,7 @@ func TestAnEditAsksAnew(t *testing.T) {
 		t.Errorf("%+v", again)
 	}
 	h.performed(1)
-	if v := broker.Views(h.s.Log.Entries()); v[0].Resource != "x:carol" {
+	if v := broker.Views(h.s.Log.Entries(), false); v[0].Resource != "x:carol" {
 		t.Errorf("shown on %s", v[0].Resource)
 	}
 	if got := h.totals(); got.Reserved != 0 || got.Settled != 5 {

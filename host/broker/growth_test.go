@@ -223,7 +223,7 @@ func TestASegmentBeginsWithItsStateAlone(t *testing.T) {
 		if all, err = tx.Records(h.run); err != nil {
 			return err
 		}
-		return journal.Segments(tx, &row, h.s.Key, func(l *journal.Log) { calls = append(calls, len(broker.Views(l.Entries()))) })
+		return journal.Segments(tx, &row, h.s.Key, func(l *journal.Log) { calls = append(calls, len(broker.Views(l.Entries(), false))) })
 	})
 	if log, err := journal.Open(&row, h.s.Key, all); err != nil || log.Base() != 4 {
 		t.Errorf("the whole journal: %v", err)

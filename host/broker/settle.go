@@ -257,8 +257,9 @@ func (b *Broker) tell(s *Session, c *call) {
 
 func known(op abi.Op) bool { return slices.Contains(abi.Ops(), op) }
 
-// Views lists a run's calls for people: no payloads.
-func Views(entries []*journal.Entry) []host.CallView {
+// Views lists a run's calls for people: no payloads. Once the run has ended, an attempt
+// without an answer stays in doubt.
+func Views(entries []*journal.Entry, ended bool) []host.CallView {
 	list := make([]host.CallView, 0, len(entries))
 	for _, e := range entries {
 		v := host.CallView{
@@ -266,6 +267,8 @@ func Views(entries []*journal.Entry) []host.CallView {
 		}
 		if d := e.Unknown; d != nil && d.Resolution == "" {
 			v.Outcome, v.Reason = string(host.WaitUnknown), d.Why
+		} else if d == nil && e.Attempts > 0 && ended {
+			v.Outcome, v.Reason = string(host.WaitUnknown), "the run ended before the answer to its attempt came"
 		}
 		if a := e.Answer; a != nil {
 			v.Outcome, v.Reason, v.Cost, v.Receipt = "ok", "", a.Body.Cost, a.Body.Receipt

@@ -155,6 +155,7 @@ func (r *Runner) sealResult(run *store.Run, e ending) (result, lab []byte, err e
 type counts struct {
 	done                           map[string]int
 	calls, refused, asked, segment int
+	doubt                          int // attempts of which nobody knows what they did
 }
 
 func (c *counts) add(calls []host.CallView) {
@@ -162,6 +163,8 @@ func (c *counts) add(calls []host.CallView) {
 	c.calls += len(calls)
 	for _, v := range calls {
 		switch {
+		case v.Outcome == string(host.WaitUnknown), v.Outcome == string(abi.OutcomeUnknown):
+			c.doubt++
 		case v.Outcome != "ok":
 			c.refused++
 		case v.Operation != "":
@@ -187,7 +190,7 @@ func (r *Runner) calls(tx *store.Tx, run *store.Run) (counts, label.Set, error) 
 	}
 	held := p.row.Label
 	err = journal.Segments(tx, run, key, func(log *journal.Log) {
-		c.add(broker.Views(log.Entries()))
+		c.add(broker.Views(log.Entries(), true))
 		for _, e := range log.Entries() {
 			if held = label.Join(held, e.Label); e.Answer != nil {
 				held = label.Join(held, e.Answer.Label)
@@ -205,6 +208,9 @@ func receiptText(run *store.Run, e ending, c counts, id host.ReceiptID) string {
 		parts = append(parts, fmt.Sprintf("%s ×%d", op, n))
 	}
 	slices.Sort(parts)
+	if c.doubt > 0 {
+		parts = append(parts, fmt.Sprintf("%d in doubt", c.doubt))
+	}
 	if len(parts) == 0 {
 		parts = []string{"nothing outside the run"}
 	}

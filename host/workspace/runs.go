@@ -244,7 +244,7 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 	for i := range tree {
 		v.Tree = append(v.Tree, node(&tree[i]))
 	}
-	v.Log = broker.Views(log.Entries())
+	v.Log = broker.Views(log.Entries(), row.State.Ended())
 	if v.Notice, err = w.notice(&row, key, log); err != nil {
 		return v, err
 	}

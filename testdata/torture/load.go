@@ -389,6 +389,8 @@ func (l *load) count() (f figures) {
 				// all of it is booked.
 			case (v.Outcome == string(abi.Timeout) || v.Outcome == string(abi.Upstream)) && n == 0 && i < len(told.Results) && told.Results[i].Effect == abi.OutcomeNone:
 				late++ // a busy machine: the guest was told that nothing left, and nothing did
+			case j.cancelled && v.Outcome == string(host.WaitUnknown):
+				// A run that was ended between its attempt and the answer says that nobody knows.
 			case v.Outcome == "ok" && n == 0:
 				l.problem("%s: the journal says that it was sent, and it did not arrive", s.id)
 				f.lost++

@@ -1,0 +1,40 @@
+package runner_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/broker"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/runner"
+)
+
+// A run that is ended between an attempt and its answer may have done it: neither its
+// calls nor its receipt say that nothing left.
+func TestAnEndedRunKeepsItsDoubt(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		entry         journal.Entry
+		before, after host.WaitKind
+		says, never   string
+	}{
+		{"never attempted", journal.Entry{}, "waiting", "waiting", "nothing outside the run; 1 refused", "doubt"},
+		{"attempted", journal.Entry{Attempts: 1}, "waiting", host.WaitUnknown, "cancelled: 1 in doubt", "nothing"},
+		{"a person was asked", journal.Entry{Attempts: 1, Unknown: &journal.Doubt{Why: "lost"}}, host.WaitUnknown, host.WaitUnknown, "cancelled: 1 in doubt", "nothing"},
+		{"a person said no", journal.Entry{Attempts: 1, Unknown: &journal.Doubt{Resolution: host.DidNotHappen}}, "waiting", "waiting", "nothing outside the run; 1 refused", "doubt"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			list := []*journal.Entry{&c.entry}
+			for ended, want := range map[bool]host.WaitKind{false: c.before, true: c.after} {
+				if got := broker.Views(list, ended)[0].Outcome; got != string(want) {
+					t.Errorf("ended %v: %s, not %s", ended, got, want)
+				}
+			}
+			first, _, _ := strings.Cut(runner.Receipt(list), "\n")
+			if !strings.Contains(first, c.says) || strings.Contains(first, c.never) {
+				t.Errorf("the receipt says %q", first)
+			}
+		})
+	}
+}
