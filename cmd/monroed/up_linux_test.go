@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -204,10 +205,22 @@ func TestRootUpDies(t *testing.T) {
 }
 
 // TestRootUpPrivileged: a daemon of a user without any privilege, workers of another,
-// and everything works: an upload is compiled, runs load it, an approval sends.
+// and everything works: an upload is compiled, runs load it, a plugin that must not be
+// down scans, an approval sends.
 func TestRootUpPrivileged(t *testing.T) {
 	const user = 54321
-	d := guardedAs(t, user, "worker_uid: 54322\n")
+	dir := shortDir(t)
+	path := filepath.Join(dir, "cards")
+	build := exec.Command("go", "build", "-trimpath", "-o", path, ".")
+	build.Dir, build.Env = filepath.Join("..", "..", "testdata", "plugins", "scanner"), append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	plugin := fmt.Sprintf("plugins:\n  - {name: cards, kind: scanner, path: %s, sha256: %x, findings: [{id: card_number, reason: a card}]}\n", path, sha256.Sum256(read(t, path)))
+	d := guardedAs(t, user, "worker_uid: 54322\n"+plugin)
 	d.withoutPrivilege(d.inner(), user)
 	d.push(guestModule(t, "digest"))
 	d.apply(d.config(digestGrants...))
