@@ -264,6 +264,56 @@ func TestRootUpPrivileged(t *testing.T) {
 	}
 }
 
+// TestRootUpLeftovers: what a killed spawner did not give back keeps no daemon from
+// starting.
+func TestRootUpLeftovers(t *testing.T) {
+	d := guardedAs(t, 54321, "")
+	d.push(guestModule(t, "digest"))
+	d.kill()
+	d.eventually(func() bool { return ended(d.cmd.Process.Pid) })
+	left := filepath.Join(d.dir, "modules", "tmp", "compile-1")
+	if err := errors.Join(os.MkdirAll(filepath.Join(left, "cache", "x"), 0o700), os.Chown(filepath.Join(left, "cache"), 65534, 65534), os.Chown(left, 65534, 54321), os.Chmod(left, 0o770|fs.ModeSetgid)); err != nil {
+		t.Fatal(err)
+	}
+	d.up()
+	d.push(guestModule(t, "digest"))
+}
+
+// TestRootUpWithoutPrograms: the daemon gives up its capabilities also where no kernel
+// program stands, and --user and --worker-uid say whose they are.
+func TestRootUpWithoutPrograms(t *testing.T) {
+	d := guardedAs(t, 65534, "worker_uid: 1\n", "--egress", "off", "--user", "nobody", "--worker-uid", "54322")
+	d.withoutPrivilege(d.inner(), 65534)
+	out, status := cli(t, "--home", d.home, "-w", "team", "--json", "doctor")
+	var v api.DoctorView
+	if err := json.Unmarshal([]byte(out), &v); err != nil || status != 0 {
+		t.Fatalf("status %d, %v: %s", status, err, out)
+	}
+	if v.Level != "L0+L1+L2+L3" || !v.Full.Enforced || len(v.Findings) > 0 || v.Host.WorkerUID != 54322 || len(v.Host.Groups) != 3 || !strings.HasPrefix(v.Host.Spawner, "monroe up (privileged)") {
+		t.Errorf("%s", out)
+	}
+}
+
+// TestRootUpRefuses: workers are never root or the daemon.
+func TestRootUpRefuses(t *testing.T) {
+	for _, uid := range []int{54321, 65534} {
+		d := newDaemon(t, "worker_uid: 54321\n")
+		if os.Getuid() != 0 {
+			t.Skip("only root can fork as another user here")
+		}
+		if err := os.Chown(d.home, uid, uid); err != nil {
+			t.Fatal(err)
+		}
+		args := []string{"--home", d.home, "-w", "team", "up"}
+		if uid == 65534 {
+			args = append(args, "--worker-uid", "65534")
+		}
+		if out, status := cli(t, args...); status == 0 || !strings.Contains(out, "workers need a user of their own") {
+			t.Errorf("status %d: %s", status, out)
+		}
+	}
+}
+
 // TestRootUpWorkersDie: no worker outlives the daemon, nor the one that forked it.
 func TestRootUpWorkersDie(t *testing.T) {
 	const user = 54321

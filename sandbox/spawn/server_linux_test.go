@@ -539,3 +539,58 @@ func TestRootDaemonLetsGo(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 }
+
+// BenchmarkRootStart is from the request to a worker that is ready, and its end.
+func BenchmarkRootStart(b *testing.B) {
+	if os.Getuid() != 0 {
+		b.Skip("only root can fork workers of another user")
+	}
+	for _, by := range []string{"direct", "monroe up"} {
+		b.Run(by, func(b *testing.B) {
+			s, err := spawn.New(workerPath, false)
+			if by == "direct" {
+				if err != nil {
+					b.Fatal(err)
+				}
+				s.UID = nobody
+			} else {
+				tree, err1 := cgroup.Open()
+				server, err2 := spawn.NewServer(spawn.ServerConfig{Program: workerPath, WorkerUID: nobody, Groups: tree})
+				if err := errors.Join(err1, err2); err != nil {
+					b.Fatal(err)
+				}
+				defer tree.Close()
+				defer server.Close()
+				cmd := &exec.Cmd{}
+				if err := server.Hand(cmd); err != nil {
+					b.Fatal(err)
+				}
+				r, err := spawn.Attach(cmd.ExtraFiles[0])
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer r.Close()
+				if s, err = r.New(false); err != nil {
+					b.Fatal(err)
+				}
+			}
+			defer s.Close()
+			dir := b.TempDir()
+			if _, err := s.Compile(b.Context(), wasmtest.Asks("x", 8), dir); err != nil {
+				b.Fatal(err)
+			}
+			opened(b, dir)
+			var ready time.Duration
+			for b.Loop() {
+				began := time.Now()
+				p, err := s.Spawn(b.Context(), spawn.ModeRun, dir, 0)
+				if err != nil {
+					b.Fatal(err)
+				}
+				ready += time.Since(began)
+				_ = p.Close()
+			}
+			b.ReportMetric(float64(ready.Microseconds())/float64(b.N), "ready-µs")
+		})
+	}
+}

@@ -82,7 +82,7 @@ func compiled(t *testing.T, s *spawn.Spawner, module []byte) string {
 }
 
 // opened lets workers of another user read a directory, as host/module does.
-func opened(t *testing.T, dir string) {
+func opened(t testing.TB, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err == nil {
