@@ -130,6 +130,9 @@ func (g *guard) serve(u upCmd, e *env) (err error) {
 	if g.as, err = u.user(e.home); err != nil {
 		return err
 	}
+	if g.as.Uid == 0 {
+		fmt.Fprintf(e.err, "monroe: the daemon runs as root without capabilities, and root's files are still its own: give %s to a user of its own\n", e.home)
+	}
 	operator, err := config.ReadOperator(filepath.Join(e.home, "operator.yaml"))
 	if err != nil {
 		return err
