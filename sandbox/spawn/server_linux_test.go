@@ -259,6 +259,10 @@ func newHostile(t *testing.T, c spawn.ServerConfig) *hostile {
 	h.put("null", null, err)
 	program, err := os.Open(workerPath)
 	h.put("program", program, err)
+	written, err := os.OpenFile(filepath.Join(t.TempDir(), "x"), os.O_CREATE|os.O_WRONLY, 0o755)
+	h.put("written", written, err)
+	named, err := unix.Open(workerPath, unix.O_PATH|unix.O_CLOEXEC, 0)
+	h.put("path of program", os.NewFile(uintptr(named), ""), err)
 	tcp, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -396,6 +400,8 @@ var attacks = []struct {
 	{"another user's directory to fill", goodCompile, []string{"control", "stream", "pipe", "foreign dir"}, "not the daemon's"},
 	{"a full directory to fill", goodCompile, []string{"control", "stream", "pipe", "full dir"}, "not empty"},
 	{"a directory for a program", goodPlugin, []string{"control", "stream", "pipe", "empty", "pipe", "dir"}, "opened for reading"},
+	{"a program that was opened for writing", goodPlugin, []string{"control", "stream", "pipe", "empty", "pipe", "written"}, "opened for reading"},
+	{"a path of a program", goodPlugin, []string{"control", "stream", "pipe", "empty", "pipe", "path of program"}, "opened for reading"},
 	{"a plugin that prints to a file", goodPlugin, []string{"control", "stream", "pipe", "empty", "null", "program"}, "not the end of a pipe"},
 }
 
