@@ -277,7 +277,7 @@ func newHostile(t *testing.T, c spawn.ServerConfig) *hostile {
 	h.put("listener", os.NewFile(uintptr(listener), ""), err)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	h.put("stream", os.NewFile(uintptr(pair[0]), ""), err)
-	h.put("stream's other end", os.NewFile(uintptr(pair[1]), ""), nil)
+	h.put("the daemon's end of stream", os.NewFile(uintptr(pair[1]), ""), nil) // kept: without it workers end
 	return h
 }
 
@@ -394,8 +394,8 @@ var attacks = []struct {
 	{"a file to print to", goodCanary, []string{"control", "stream", "null", "dir"}, "not the end of a pipe"},
 	{"a pipe's reading end to print to", goodCanary, []string{"control", "stream", "reading end", "dir"}, "not the end of a pipe"},
 	{"a socket to print to", goodCanary, []string{"control", "stream", "stream", "dir"}, "not the end of a pipe"},
-	{"a file for a directory", goodCanary, []string{"control", "stream", "pipe", "program"}, "not a directory"},
-	{"a path for a directory", goodCanary, []string{"control", "stream", "pipe", "path of dir"}, "not a directory"},
+	{"a file for a directory", goodCanary, []string{"control", "stream", "pipe", "program"}, "a descriptor is not a directory"},
+	{"a path for a directory", goodCanary, []string{"control", "stream", "pipe", "path of dir"}, "a descriptor is not a directory"},
 	{"another user's directory", goodCanary, []string{"control", "stream", "pipe", "foreign dir"}, "not the daemon's"},
 	{"another user's directory to fill", goodCompile, []string{"control", "stream", "pipe", "foreign dir"}, "not the daemon's"},
 	{"a full directory to fill", goodCompile, []string{"control", "stream", "pipe", "full dir"}, "not empty"},
@@ -497,13 +497,12 @@ func TestRootHostileFlood(t *testing.T) {
 // TestRootHostileControl: a control socket that is made to block, filled or shared holds
 // nobody up.
 func TestRootHostileControl(t *testing.T) {
-	h := newHostile(t, spawn.ServerConfig{Program: workerPath})
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.put("mine", os.NewFile(uintptr(pair[0]), ""), nil)
-	h.put("kept", os.NewFile(uintptr(pair[1]), ""), nil)
+	t.Cleanup(func() { _, _ = unix.Close(pair[0]), unix.Close(pair[1]) }) // after the server's end
+	h := newHostile(t, spawn.ServerConfig{Program: workerPath})
 	for { // what the server would write
 		if err := unix.Sendmsg(pair[1], make([]byte, 1<<10), nil, nil, unix.MSG_DONTWAIT); err != nil {
 			break
@@ -512,7 +511,7 @@ func TestRootHostileControl(t *testing.T) {
 	if _, _, err := h.channel.WriteMsgUnix([]byte(goodCanary), unix.UnixRights(pair[1], int(h.files["stream"].Fd()), int(h.files["pipe"].Fd()), int(h.files["dir"].Fd())), nil); err != nil {
 		t.Fatal(err)
 	}
-	if answer, _ := h.send(goodCanary, "control", "stream's other end", "pipe", "dir"); !strings.Contains(answer, `"pid":`) {
+	if answer, _ := h.send(goodCanary, four...); !strings.Contains(answer, `"pid":`) {
 		t.Errorf("the next one: %s", answer)
 	}
 	if err := unix.SetNonblock(pair[1], false); err != nil {
@@ -523,7 +522,7 @@ func TestRootHostileControl(t *testing.T) {
 
 // TestRootServerUsers: workers are neither root nor the daemon.
 func TestRootServerUsers(t *testing.T) {
-	for _, c := range []spawn.ServerConfig{{Program: workerPath}, {Program: workerPath, WorkerUID: 1000, DaemonUID: 1000}} {
+	for _, c := range []spawn.ServerConfig{{Program: workerPath, DaemonUID: 1000}, {Program: workerPath, WorkerUID: 1000, DaemonUID: 1000}} {
 		if _, err := spawn.NewServer(c); err == nil {
 			t.Errorf("%+v", c)
 		}
