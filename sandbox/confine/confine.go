@@ -5,6 +5,8 @@
 //
 //   - The order is: descriptors, limits, not dumpable, Landlock, no_new_privs,
 //     filter; only then is a file or a frame read (TestLinuxAttempts).
+//   - A build with cgo, where Landlock reaches one thread only, goes on in a second image
+//     that began within it, and only if it stands there (TestLinuxSecondImage).
 //   - No socket call is in the list; the one descriptor to the host is used with read
 //     and write (TestLinuxAttempts). A plugin can listen on a Unix stream socket and
 //     accept; it has no connect and no datagram (TestLinuxPluginAttempts).

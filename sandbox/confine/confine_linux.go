@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/landlock-lsm/go-landlock/landlock"
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 
@@ -30,8 +29,10 @@ func Enter(cfg Config) (*Confinement, error) {
 	if len(cfg.Without) > 0 && cfg.Mode != ModeCanary {
 		return nil, fmt.Errorf("only a %s can be without a wall", ModeCanary)
 	}
-	if err := auditDescriptors(cfg.Mode); err != nil {
-		return nil, err
+	if !secondImage() { // the first one looked, and this one has /proc no more
+		if err := auditDescriptors(cfg.Mode); err != nil {
+			return nil, err
+		}
 	}
 	if cfg.Parent != 0 && os.Getppid() != cfg.Parent {
 		return nil, fmt.Errorf("the parent process %d has ended; nobody would stop this worker", cfg.Parent)
@@ -94,32 +95,47 @@ func (c *Confinement) limit() error {
 }
 
 // landlock leaves one directory, no TCP, and no signal or abstract socket that
-// reaches outside. BestEffort succeeds where nothing is enforced, hence the check.
+// reaches outside. The library succeeds where nothing is enforced, hence the check.
 func (c *Confinement) landlock() error {
 	if contains(c.cfg.Without, "landlock") {
 		return nil
-	}
-	if err := everyThread(); err != nil {
-		return c.below("Landlock is not available in this build", err)
 	}
 	version, err := llsys.LandlockGetABIVersion()
 	if err != nil || version < 1 {
 		return c.below("Landlock is not available (Linux 5.13 or later, with landlock in the lsm= list)", errors.Join(err))
 	}
-	var rules []landlock.Rule
-	switch c.cfg.Mode {
-	case ModeRun, ModeCanary:
-		rules = []landlock.Rule{landlock.RODirs(c.cfg.Dir)}
-	case ModeCompile:
-		rules = []landlock.Rule{landlock.RWDirs(c.cfg.Dir)}
-	case ModePlugin: // reads and executes its own program and nothing else
-		rules = []landlock.Rule{landlock.RWDirs(c.cfg.Dir), landlock.ROFiles(fmt.Sprintf("/proc/self/fd/%d", wire.ProgramFD))}
-	}
-	if err := landlock.V11.BestEffort().Restrict(rules...); err != nil {
+	if err := restrict(version, places(c.cfg)); err != nil {
 		return fmt.Errorf("landlock cannot restrict the worker to %s: %w", c.cfg.Dir, err)
 	}
 	c.enforced = append(c.enforced, fmt.Sprintf("landlock:%d", version))
 	return nil
+}
+
+// A place stays reachable, with what is beneath it.
+type place struct {
+	path   string
+	access uint64
+}
+
+// What may be done in a place. Executing is here because a program is in a plugin's; the
+// filter refuses it.
+const (
+	readFile = llsys.AccessFSExecute | llsys.AccessFSReadFile
+	readDir  = readFile | llsys.AccessFSReadDir
+	writeDir = readDir | llsys.AccessFSWriteFile | llsys.AccessFSTruncate | removing | making
+	removing = llsys.AccessFSRemoveDir | llsys.AccessFSRemoveFile
+	making   = llsys.AccessFSMakeChar | llsys.AccessFSMakeDir | llsys.AccessFSMakeReg | llsys.AccessFSMakeSock | llsys.AccessFSMakeFifo | llsys.AccessFSMakeBlock | llsys.AccessFSMakeSym
+)
+
+func places(cfg Config) []place {
+	switch cfg.Mode {
+	case ModeCompile:
+		return []place{{cfg.Dir, writeDir}}
+	case ModePlugin: // reads and executes its own program and nothing else
+		return []place{{cfg.Dir, writeDir}, {fmt.Sprintf("/proc/self/fd/%d", wire.ProgramFD), readFile}}
+	default:
+		return []place{{cfg.Dir, readDir}}
+	}
 }
 
 // filter installs the first filter and hands its listener over. From the next

@@ -1,13 +1,10 @@
-//go:build !wasmtime
+//go:build !cgo
 
 package confine
 
 import seccomp "github.com/elastic/go-seccomp-bpf"
 
-// everyThread is why Landlock cannot reach every thread of this build; nil: it can.
-func everyThread() error { return nil }
-
-// engineCalls and engineClone are what the engine of this build needs beyond base.
+// engineCalls and engineClone are what this build needs beyond base.
 func engineCalls() []string { return nil }
 
 const engineClone = threadFlags

@@ -223,7 +223,11 @@ func TestRootLikeFargate(t *testing.T) {
 	if len(r.Host.Groups) > 0 || !strings.Contains(strings.Join(r.Host.GroupsWhy, " "), "read-only") || !strings.Contains(r.Layers[1].Why, "watched") {
 		t.Errorf("%+v", r)
 	}
-	if !slices.Equal(r.Full.Open, []string{"threads"}) { // only a control group counts them
+	want := []string{"threads"} // only a control group counts them
+	if spawntest.Wasmtime {
+		want = nil // a C library's stacks are 8 MiB each, and count as memory
+	}
+	if !slices.Equal(r.Full.Open, want) {
 		t.Errorf("open with all that is left: %v", r.Full.Open)
 	}
 }

@@ -22,11 +22,21 @@ import (
 // Worker is the package of the real worker.
 const Worker = "github.com/getmonroe/monroe/cmd/monroe-worker"
 
-// Build builds a program without cgo and returns its path. dir has to be readable by
-// whoever the worker is to run as. extra goes into the environment of the go command.
+// Build builds a program and returns its path: without cgo, or with wasmtime in a test
+// of that tag. dir has to be readable by whoever the worker is to run as. extra goes
+// into the environment of the go command.
 func Build(ctx context.Context, dir, pkg string, extra ...string) (string, error) {
+	if Wasmtime {
+		return BuildWasmtime(ctx, dir, pkg, extra...)
+	}
 	path := filepath.Join(dir, filepath.Base(pkg))
 	return path, build(ctx, path, pkg, nil, extra)
+}
+
+// BuildWasmtime builds a program whose engine is wasmtime. It needs a C compiler.
+func BuildWasmtime(ctx context.Context, dir, pkg string, extra ...string) (string, error) {
+	path := filepath.Join(dir, filepath.Base(pkg))
+	return path, build(ctx, path, pkg, []string{"-tags=wasmtime", "-ldflags=-s -w -linkmode=external -extldflags=-static"}, append([]string{"CGO_ENABLED=1"}, extra...))
 }
 
 // Main builds programs, each by its package, where another user can read them, and runs

@@ -10,9 +10,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -21,8 +24,22 @@ import (
 	"github.com/getmonroe/monroe/sandbox/confine"
 )
 
+// told is the signal that the parent's death sends to the thread that was forked.
+var told int
+
+// The first thread stays here: Enter has to work on any other.
+func init() {
+	runtime.LockOSThread()
+	var signal int32
+	if _, _, e := unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&signal)), 0); e == 0 {
+		told = int(signal)
+	}
+}
+
 func main() {
-	if err := run(); err != nil {
+	done := make(chan error)
+	go func() { done <- run() }()
+	if err := <-done; err != nil {
 		fmt.Fprintln(os.Stderr, "attempts:", err)
 		os.Exit(1)
 	}
@@ -41,7 +58,7 @@ func run() error {
 		return err
 	}
 	// In stage A the directory can be read, and nothing else.
-	before := fmt.Sprint(open(cfg.Dir), " / ", open("/etc/passwd"))
+	before := fmt.Sprint(open(cfg.Dir), " / ", open("/etc/passwd"), " / ", syscall.Signal(told))
 	if err := c.Seal(); err != nil {
 		return err
 	}

@@ -1,23 +1,14 @@
-//go:build wasmtime
+//go:build cgo
 
 package confine
 
 import (
-	"errors"
-
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/sys/unix"
 )
 
-// everyThread is why Landlock cannot reach every thread of this build. It is a call for
-// one thread until Linux can do it for all; without cgo Go's runtime carries it to the
-// others, with cgo a C library does so by reading /proc, which a worker does not have.
-func everyThread() error {
-	return errors.New("a build with cgo cannot put it on every thread")
-}
-
-// engineCalls and engineClone are what the engine of this build needs beyond base: the
-// C library's heap, where a refusal would look like success, and its threads.
+// engineCalls and engineClone are what a build with cgo needs beyond base: the C
+// library's heap, where a refusal would look like success, and its threads.
 func engineCalls() []string {
 	return []string{"brk", "mremap", "set_robust_list", "rseq"}
 }
