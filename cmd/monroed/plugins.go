@@ -31,7 +31,8 @@ type plugins struct {
 	credentials []vault.Credential
 	open        []egress.Opening
 	close       []io.Closer
-	dir         string // of their sockets
+	dir         string   // of their sockets
+	lock        *os.File // dir, locked while this process lives
 	alarms      chan pluginAlarm
 	log         *slog.Logger
 }
@@ -83,7 +84,8 @@ func openPlugins(s *spawn.Spawner, list []config.Plugin, log *slog.Logger) (_ *p
 		return x, nil
 	}
 	// Not in the workspace's directory, which another daemon may still hold.
-	if x.dir, err = os.MkdirTemp("", "monroe-plugins-"); err != nil {
+	sweepPluginDirs(log)
+	if x.dir, x.lock, err = pluginDir(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -123,6 +125,7 @@ func (x *plugins) Close() {
 	}
 	if x.dir != "" {
 		_ = os.RemoveAll(x.dir)
+		_ = x.lock.Close()
 	}
 }
 
