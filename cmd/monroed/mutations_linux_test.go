@@ -61,7 +61,7 @@ func mintToken(t *testing.T, db, id, scopes string, expires time.Time) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer x.Close() //nolint:errcheck // it was committed
+	defer x.Close()
 	text, hash := vault.NewToken()
 	_, err = x.ExecContext(t.Context(), `INSERT INTO token (ws, token_id, principal_id, hash, scopes, created_at, expires_at)
 		SELECT ws, ?, principal_id, ?, ?, created_at, ? FROM token LIMIT 1`, id, hash, scopes, expires.UnixMilli())
@@ -105,7 +105,7 @@ func remembers(t *testing.T, pid int, text string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer mem.Close() //nolint:errcheck // opened for reading
+	defer mem.Close()
 	seen := 0
 	for line := range strings.Lines(string(read(t, dir+"maps"))) {
 		m := mapped.FindStringSubmatch(line)

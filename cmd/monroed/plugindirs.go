@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -22,7 +23,7 @@ func pluginDir() (string, *os.File, error) {
 			return dir, f, nil
 		}
 		// Somebody who sweeps was faster and is removing it: another one.
-		if _, gone := os.Lstat(dir); gone == nil && err != errTaken {
+		if _, gone := os.Lstat(dir); gone == nil && !errors.Is(err, errTaken) {
 			return "", nil, err
 		}
 	}
