@@ -16,18 +16,17 @@ type upCmd struct {
 	Listen      string `help:"Loopback address for the API besides the socket."`
 	InsecureDev bool   `help:"Run guests although the confinement is incomplete. Never with modules of others."`
 	Egress      string `help:"Kernel programs behind the sandbox: enforce denies what has no lease, audit reports it, off leaves them out; auto enforces where this machine and user can." enum:"auto,enforce,audit,off" default:"auto"`
+	User        string `help:"As root: the daemon's user, name or number; empty: the owner of --home."`
+	WorkerUID   uint32 `help:"As root: user and group of the workers; 0: worker_uid of operator.yaml." name:"worker-uid"`
 }
 
 // Run keeps one daemon alive. It carries no data: it starts a process and starts it
 // again when that ends. Where it may, it stands kernel programs around the daemon and
-// the workers, and takes from the daemon what could take them away.
+// the workers, and forks the workers for a daemon that it leaves no capability.
 func (u upCmd) Run(e *env) (err error) {
-	g, err := guardFor(u.Egress)
-	if err != nil && u.Egress != "auto" {
-		return err
-	}
+	g, err := u.guard(e)
 	if err != nil {
-		fmt.Fprintf(e.err, "monroe: no kernel programs behind the sandbox (layers L4 and L5): %v\n", err)
+		return err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
@@ -37,6 +36,7 @@ func (u upCmd) Run(e *env) (err error) {
 		}
 		began := time.Now()
 		err = d.Wait()
+		g.Ended()
 		if e.ctx.Err() != nil {
 			return nil
 		}
@@ -52,16 +52,24 @@ func (u upCmd) Run(e *env) (err error) {
 	}
 }
 
+// program is the daemon's.
+func (u upCmd) program() (string, error) {
+	if u.Daemon != "" {
+		return u.Daemon, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(filepath.Dir(self), "monroed"), nil
+}
+
 // start starts the daemon. It ends with this process's context, by a signal that
 // lets it put everything down.
 func (u upCmd) start(e *env, g *guard) (*exec.Cmd, error) {
-	path := u.Daemon
-	if path == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return nil, err
-		}
-		path = filepath.Join(filepath.Dir(self), "monroed")
+	path, err := u.program()
+	if err != nil {
+		return nil, err
 	}
 	args := []string{"--home", e.home, "--workspace", filepath.Base(e.dir)}
 	if u.Listen != "" {

@@ -107,6 +107,7 @@ func (doctorCmd) Run(e *env) error {
 		}
 		h := v.Host
 		e.printf("      kernel %s %s, user %d, workers %d, capabilities %s, namespaces: %s\n", plain(h.Kernel), h.Arch, h.UID, h.WorkerUID, h.Capabilities, plain(h.Namespaces))
+		e.printf("      spawner: %s\n", plain(h.Spawner))
 		for _, w := range h.GroupsWhy {
 			e.printf("      control groups: %s\n", plain(w))
 		}

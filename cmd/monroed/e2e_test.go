@@ -35,6 +35,7 @@ func testMain(m *testing.M) int {
 			defer func() { _ = os.RemoveAll(dir) }()
 			bin = dir
 			err = errors.Join(
+				os.Chmod(dir, 0o755), // a daemon may have a user of its own
 				goTool("build", "-trimpath", "-buildvcs=false", "-o", dir+"/", "github.com/getmonroe/monroe/cmd/..."),
 				goTool("run", "github.com/getmonroe/monroe/guest/build", "-o", filepath.Join(dir, "guests")),
 			)

@@ -25,6 +25,7 @@ import (
 	"github.com/getmonroe/monroe/host/vault"
 	"github.com/getmonroe/monroe/host/vault/awskms"
 	"github.com/getmonroe/monroe/host/workspace"
+	"github.com/getmonroe/monroe/sandbox/doctor"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
 
@@ -104,12 +105,16 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 		}
 		f.Worker = filepath.Join(filepath.Dir(self), "monroe-worker")
 	}
-	spawner, err := spawn.New(f.Worker, f.InsecureDev)
+	up, err := spawn.Inherited()
 	if err != nil {
-		return fmt.Errorf("the worker program %s: %w", f.Worker, err)
+		return err
 	}
-	defer spawner.Close()  //nolint:errcheck // the process ends
-	if os.Geteuid() == 0 { // nobody else may start processes of another user
+	spawner, err := spawnerOf(up, f)
+	if err != nil {
+		return err
+	}
+	defer spawner.Close()               //nolint:errcheck // the process ends
+	if os.Geteuid() == 0 && up == nil { // nobody else may start processes of another user
 		spawner.UID = operator.WorkerUID
 	}
 	// A guest that makes its process try this has left its engine: it ends there.
@@ -127,7 +132,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	defer warm.Close()
 	w, err := workspace.Open(ctx, workspace.Config{
 		Name: name, Dir: dir, Postgres: postgres, Operator: operator, KEK: kek, World: build, Scanner: plugged.scanner(), Compiler: compiler{spawner}, Spawner: warm,
-		Confinement: confinement(f.InsecureDev, spawner.Walls(), stop), Walls: (&examiner{program: f.Worker, uid: spawner.UID, stop: stop}).walls,
+		Confinement: confinement(f.InsecureDev, spawner.Walls(), stop), Walls: (&examiner{subject: doctor.Subject{Program: f.Worker, UID: spawner.UID, Up: up}, stop: stop}).walls,
 		Egress: stop.view, Now: time.Now, Log: log,
 	})
 	if err != nil {
@@ -145,6 +150,18 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	err = listenAndServe(ctx, w, handler, filepath.Join(dir, "api.sock"), listen, stop, log)
 	told()
 	return errors.Join(err, w.Close())
+}
+
+// spawnerOf forks as law 17 says: through a privileged monroe up, or directly.
+func spawnerOf(up *spawn.Remote, f flags) (*spawn.Spawner, error) {
+	if up != nil {
+		return up.New(f.InsecureDev)
+	}
+	s, err := spawn.New(f.Worker, f.InsecureDev)
+	if err != nil {
+		return nil, fmt.Errorf("the worker program %s: %w", f.Worker, err)
+	}
+	return s, nil
 }
 
 // listenAndServe answers until the context ends, a listener fails or the store can

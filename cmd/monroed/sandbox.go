@@ -13,7 +13,6 @@ import (
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/sandbox/doctor"
-	"github.com/getmonroe/monroe/sandbox/ebpf"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
 
@@ -36,8 +35,7 @@ func confinement(insecure bool, w spawn.Walls, stop *backstop) string {
 // examiner tries the walls. A look takes seconds and a few processes, so that one
 // serves everybody who asks meanwhile, and for a while after.
 type examiner struct {
-	program string
-	uid     uint32
+	subject doctor.Subject
 	stop    *backstop
 
 	mu   sync.Mutex
@@ -53,19 +51,19 @@ func (e *examiner) walls(ctx context.Context) (api.Walls, error) {
 	if time.Since(e.at) < lookAgain {
 		return e.last, nil
 	}
-	var b *ebpf.Backstop
+	subject := e.subject
 	if e.stop != nil {
-		b = e.stop.b
+		subject.Backstop = e.stop.b
 		defer e.stop.ledger.Looking()()
 	}
-	r, err := doctor.Examine(ctx, e.program, e.uid, b)
+	r, err := doctor.Examine(ctx, subject)
 	if err != nil {
 		return api.Walls{}, err
 	}
 	e.last, e.at = api.Walls{
 		Level: r.Level, Layers: walls(r.Layers), Parts: walls(r.Parts), Full: api.Wall(r.Full), Findings: r.Findings,
 		Host: api.Machine{
-			Kernel: r.Host.Kernel, Arch: r.Host.Arch, UID: r.Host.UID, WorkerUID: r.Host.WorkerUID, Capabilities: r.Host.Capabilities,
+			Kernel: r.Host.Kernel, Arch: r.Host.Arch, UID: r.Host.UID, WorkerUID: r.Host.WorkerUID, Spawner: r.Host.Spawner, Capabilities: r.Host.Capabilities,
 			Landlock: r.Host.Landlock, Namespaces: r.Host.Namespaces, Groups: r.Host.Groups, GroupsWhy: r.Host.GroupsWhy,
 		},
 	}, time.Now()
@@ -109,7 +107,7 @@ func refusal(f *spawn.FaultError) error {
 	return p
 }
 
-// workers starts run workers as children of this process (law 17: direct).
+// workers starts run workers, by whatever forks here.
 type workers struct{ s *spawn.Spawner }
 
 func (w workers) Spawn(ctx context.Context, dir string, cpu time.Duration) (runner.Worker, error) {

@@ -1,13 +1,18 @@
 package main_test
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,10 +25,22 @@ import (
 // guarded lets monroe up start the daemon. More is for operator.yaml.
 func guarded(t *testing.T, more string, args ...string) *daemon {
 	t.Helper()
+	return guardedAs(t, 0, more, args...)
+}
+
+// guardedAs is guarded with a home that belongs to a user.
+func guardedAs(t *testing.T, uid int, more string, args ...string) *daemon {
+	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("only root can attach programs to control groups here")
+		t.Skip("only root can attach programs to control groups and fork as another user here")
 	}
 	d := newDaemon(t, more)
+	for _, dir := range []string{d.home, filepath.Dir(d.files)} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chown(path, uid, uid)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	d.by = append([]string{program("monroe"), "--home", d.home, "-w", "team", "up"}, args...)
 	d.up()
 	return d
@@ -41,11 +58,105 @@ func (d *daemon) inner() int {
 			text = append(text, more...)
 		}
 	}
-	var pid int
-	if _, err := fmt.Sscan(string(text), &pid); err != nil {
-		d.t.Fatalf("children %q: %v", text, err)
+	for _, field := range strings.Fields(string(text)) {
+		if name, err := os.ReadFile("/proc/" + field + "/comm"); err == nil && string(name) == "monroed\n" {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				d.t.Fatal(err)
+			}
+			return pid
+		}
 	}
-	return pid
+	d.t.Fatalf("no daemon among the children %q: %v", text, err)
+	return 0
+}
+
+// workers are the process ids of those that monroe up forked.
+func (d *daemon) workers() (pids []int) {
+	d.t.Helper()
+	list, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", d.cmd.Process.Pid))
+	for _, name := range list {
+		text, _ := os.ReadFile(name) // a thread that is gone has none
+		for _, field := range strings.Fields(string(text)) {
+			if name, err := os.ReadFile("/proc/" + field + "/comm"); err == nil && string(name) != "monroed\n" && string(name) != "monroe\n" { // which it is until exec
+				pid, err := strconv.Atoi(field)
+				if err != nil {
+					d.t.Fatal(err)
+				}
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// separate says that a worker is still there, after looking at what it has of its own.
+func (d *daemon) separate(pid int) bool {
+	d.t.Helper()
+	var differ []string
+	for _, ns := range []string{"user", "net", "pid", "ipc", "uts", "mnt"} {
+		mine, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if theirs, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, ns)); theirs == mine {
+			differ = append(differ, ns)
+		}
+	}
+	groups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if ended(pid) || !strings.Contains(string(status), "Seccomp:\t2\n") { // the end, or the start
+		return false
+	}
+	if len(differ) > 0 {
+		d.t.Errorf("it has the namespaces %v of this process", differ)
+	}
+	if want := fmt.Sprintf("/monroe-%d-1/workers/w-", d.cmd.Process.Pid); !strings.Contains(string(groups), want) {
+		d.t.Errorf("no %s in %s", want, groups)
+	}
+	for _, want := range append([]string{"Uid:\t54322\t54322\t54322\t54322\n", "Gid:\t54322\t54322\t54322\t54322\n"}, stripped...) {
+		if !strings.Contains(string(status), want) {
+			d.t.Errorf("no %q in %s", want, status)
+		}
+	}
+	return true
+}
+
+// awaitWorkers are those that wait for the next run.
+func (d *daemon) awaitWorkers() (pids []int) {
+	d.t.Helper()
+	d.eventually(func() bool { pids = d.workers(); return len(pids) > 0 })
+	return pids
+}
+
+// stripped is a process without capabilities; in a user namespace of its own the bounding
+// set is another matter.
+var stripped = []string{"Groups:\t \n", "NoNewPrivs:\t1\n", "CapInh:\t0000000000000000\n", "CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "CapAmb:\t0000000000000000\n"}
+
+// withoutPrivilege looks at the daemon from outside.
+func (d *daemon) withoutPrivilege(pid, uid int) {
+	d.t.Helper()
+	d.has(pid, append([]string{fmt.Sprintf("Uid:\t%d\t%[1]d\t%[1]d\t%[1]d\n", uid), "CapBnd:\t0000000000000000\n"}, stripped...)...)
+}
+
+// has holds a process's status against lines.
+func (d *daemon) has(pid int, lines ...string) {
+	d.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, want := range lines {
+		if !strings.Contains(string(status), want) {
+			d.t.Errorf("no %q in %s", want, status)
+		}
+	}
+}
+
+// ended says that a process is gone, or a zombie whose parent has not noticed.
+func ended(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(text), ") Z ")
 }
 
 // TestRootUp: monroe up makes every layer stand, and a daemon without the capabilities
@@ -60,10 +171,10 @@ func TestRootUp(t *testing.T) {
 	if v.Level != "L0+L1+L2+L3+L4+L5" || !v.Full.Enforced || v.Full.Denied != v.Full.Attempts || len(v.Findings) > 0 {
 		t.Errorf("%s", out)
 	}
-	// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETFCAP: no BPF, no NET_ADMIN, no SYS_ADMIN.
-	if v.Host.Capabilities != "00000000800000eb" {
-		t.Errorf("the daemon has %s", v.Host.Capabilities)
+	if want := "monroe up (privileged), workers as uid 65534, daemon as uid 0 without capabilities"; v.Host.Spawner != want {
+		t.Errorf("spawner: %s", v.Host.Spawner)
 	}
+	d.withoutPrivilege(d.inner(), 0)
 	e, err := d.Egress(d.ctx())
 	if err != nil || e.Mode != "enforce" || e.Workers.Denied == 0 {
 		t.Errorf("%+v, %v", e, err)
@@ -90,10 +201,141 @@ func TestRootUpDies(t *testing.T) {
 	d := guarded(t, "")
 	pid := d.inner()
 	d.kill()
-	d.eventually(func() bool {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		return err != nil || strings.Contains(string(text), ") Z ")
+	d.eventually(func() bool { return ended(pid) })
+}
+
+// TestRootUpPrivileged: a daemon of a user without any privilege, workers of another,
+// and everything works: an upload is compiled, runs load it, a plugin that must not be
+// down scans, an approval sends.
+func TestRootUpPrivileged(t *testing.T) {
+	const user = 54321
+	dir := shortDir(t)
+	path := filepath.Join(dir, "cards")
+	build := exec.Command("go", "build", "-trimpath", "-o", path, ".")
+	build.Dir, build.Env = filepath.Join("..", "..", "testdata", "plugins", "scanner"), append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	plugin := fmt.Sprintf("plugins:\n  - {name: cards, kind: scanner, path: %s, sha256: %x, findings: [{id: card_number, reason: a card}]}\n", path, sha256.Sum256(read(t, path)))
+	d := guardedAs(t, user, "worker_uid: 54322\n"+plugin)
+	d.withoutPrivilege(d.inner(), user)
+	d.push(guestModule(t, "digest"))
+	d.apply(d.config(digestGrants...))
+	id := d.start("digest", `{"folder":"docs"}`)
+	a := d.asked(id)
+	// One that waits for the next run; others come and go.
+	d.eventually(func() bool { return slices.ContainsFunc(d.workers(), d.separate) })
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
+		t.Fatal(err)
+	}
+	if v := d.finished(id); v.State != host.StateSucceeded || len(d.mails()) != 1 {
+		t.Errorf("the run %s, %s; %d mails", v.State, v.Failure, len(d.mails()))
+	}
+	// What workers made is the daemon's now.
+	err := filepath.WalkDir(d.dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if i, err := e.Info(); err == nil && i.Sys().(*syscall.Stat_t).Uid != user {
+			t.Errorf("%s is not the daemon's", path)
+		}
+		return nil
 	})
+	if err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(d.dir, "modules", "tmp")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	out, status := cli(t, "--home", d.home, "-w", "team", "doctor")
+	if want := "spawner: monroe up (privileged), workers as uid 54322, daemon as uid 54321 without capabilities\n"; status != 0 || !strings.Contains(out, want) {
+		t.Errorf("status %d: %s", status, out)
+	}
+	out, _ = cli(t, "--home", d.home, "-w", "team", "--json", "doctor")
+	var v api.DoctorView
+	if err := json.Unmarshal([]byte(out), &v); err != nil || v.Level != "L0+L1+L2+L3+L4+L5" || !v.Full.Enforced || v.Full.Denied != v.Full.Attempts || len(v.Findings) > 0 {
+		t.Errorf("%v: %s", err, out)
+	}
+	if t.Failed() {
+		d.report()
+	}
+}
+
+// TestRootUpLeftovers: what a killed spawner did not give back keeps no daemon from
+// starting.
+func TestRootUpLeftovers(t *testing.T) {
+	d := guardedAs(t, 54321, "")
+	d.push(guestModule(t, "digest"))
+	d.kill()
+	d.eventually(func() bool { return ended(d.cmd.Process.Pid) })
+	left := filepath.Join(d.dir, "modules", "tmp", "compile-1")
+	if err := errors.Join(os.MkdirAll(filepath.Join(left, "cache", "x"), 0o700), os.Chown(filepath.Join(left, "cache"), 65534, 65534), os.Chown(left, 65534, 54321), os.Chmod(left, 0o770|fs.ModeSetgid)); err != nil {
+		t.Fatal(err)
+	}
+	d.up()
+	d.push(guestModule(t, "digest"))
+}
+
+// TestRootUpWithoutPrograms: the daemon gives up its capabilities also where no kernel
+// program stands, and --user and --worker-uid say whose they are.
+func TestRootUpWithoutPrograms(t *testing.T) {
+	d := guardedAs(t, 65534, "worker_uid: 1\n", "--egress", "off", "--user", "nobody", "--worker-uid", "54322")
+	d.withoutPrivilege(d.inner(), 65534)
+	out, status := cli(t, "--home", d.home, "-w", "team", "--json", "doctor")
+	var v api.DoctorView
+	if err := json.Unmarshal([]byte(out), &v); err != nil || status != 0 {
+		t.Fatalf("status %d, %v: %s", status, err, out)
+	}
+	if v.Level != "L0+L1+L2+L3" || !v.Full.Enforced || len(v.Findings) > 0 || v.Host.WorkerUID != 54322 || len(v.Host.Groups) != 3 || !strings.HasPrefix(v.Host.Spawner, "monroe up (privileged)") {
+		t.Errorf("%s", out)
+	}
+}
+
+// TestRootUpRefuses: workers are never root or the daemon.
+func TestRootUpRefuses(t *testing.T) {
+	for _, uid := range []int{54321, 65534} {
+		d := newDaemon(t, "worker_uid: 54321\n")
+		if os.Getuid() != 0 {
+			t.Skip("only root can fork as another user here")
+		}
+		if err := os.Chown(d.home, uid, uid); err != nil {
+			t.Fatal(err)
+		}
+		args := []string{"--home", d.home, "-w", "team", "up"}
+		if uid == 65534 {
+			args = append(args, "--worker-uid", "65534")
+		}
+		if out, status := cli(t, args...); status == 0 || !strings.Contains(out, "workers need a user of their own") {
+			t.Errorf("status %d: %s", status, out)
+		}
+	}
+}
+
+// TestRootUpWorkersDie: no worker outlives the daemon, nor the one that forked it.
+func TestRootUpWorkersDie(t *testing.T) {
+	const user = 54321
+	for _, who := range []string{"daemon", "monroe up"} {
+		t.Run(who, func(t *testing.T) {
+			d := guardedAs(t, user, "")
+			d.push(guestModule(t, "digest"))
+			d.apply(d.config(digestGrants...))
+			d.asked(d.start("digest", `{"folder":"docs"}`))
+			inner, workers := d.inner(), d.awaitWorkers()
+			if who == "daemon" {
+				if err := syscall.Kill(inner, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				d.kill()
+			}
+			for _, pid := range append(workers, inner) {
+				d.eventually(func() bool { return ended(pid) })
+			}
+		})
+	}
 }
 
 func (d *daemon) eventually(f func() bool) {

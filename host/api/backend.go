@@ -266,6 +266,7 @@ type Machine struct {
 	Arch         string   `json:"arch"`
 	UID          int      `json:"uid"`
 	WorkerUID    int      `json:"worker_uid"`
+	Spawner      string   `json:"spawner" doc:"who forks workers: direct is the daemon itself"`
 	Capabilities string   `json:"capabilities" doc:"effective set of the daemon, hexadecimal"`
 	Landlock     int      `json:"landlock" doc:"version of its interface, 0: none"`
 	Namespaces   string   `json:"namespaces" doc:"yes, or why not"`

@@ -95,8 +95,8 @@ type Operator struct {
 	Ceiling []Ceiling `yaml:"ceilings,omitempty"`
 	// Workers bounds how many runs are busy at the same time, 0 means 4.
 	Workers int `yaml:"workers,omitempty"`
-	// WorkerUID is the user and group that workers run as where the daemon is root, 0
-	// means 65534 (nobody). Give them one that nothing else has.
+	// WorkerUID is the user and group that workers run as where monroe up or the daemon
+	// is root, 0 means 65534 (nobody). Give them one that nothing else has.
 	WorkerUID uint32 `yaml:"worker_uid,omitempty"`
 	// Minimum are the layers without which monroe doctor fails, absent means L0, L1 and
 	// L2. Without those no guest runs, whatever stands here.

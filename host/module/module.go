@@ -79,7 +79,9 @@ func (s *Shelf) sweep() error {
 		return fmt.Errorf("module: %w", err)
 	}
 	for _, e := range list {
-		if err := os.RemoveAll(filepath.Join(tmp, e.Name())); err != nil {
+		// A spawner that was killed amidst a compilation gave nothing back: what the
+		// workers' user made and closed stays, and is in nobody's way.
+		if err := os.RemoveAll(filepath.Join(tmp, e.Name())); err != nil && !errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("module: %w", err)
 		}
 	}

@@ -24,6 +24,7 @@ var controllers = []string{"memory", "pids", "cpu"}
 // has. Its methods are safe for concurrent use; Close it after the last group.
 type Tree struct {
 	unified  string            // directory in the version 2 hierarchy, empty if it cannot be used
+	place    string            // where its groups are made there: itself, or what House made for workers
 	limited  []string          // controllers of version 2
 	v1       map[string]string // directory by controller of version 1
 	back     map[string]string // where this process is, by controller of version 1
@@ -111,7 +112,7 @@ func (t *Tree) openUnified(base, root, name string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	t.unified = dir
+	t.unified, t.place = dir, dir
 	have, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers")) // none is an answer
 	for _, c := range controllers {
 		if slices.Contains(strings.Fields(string(have)), c) {
@@ -167,15 +168,20 @@ func delegate(base string) error {
 	return enable(base)
 }
 
-// House makes two places: one for a daemon, and one that its own tree will be made in,
-// so that programs can be attached to each. The daemon must be born in the first.
-// Both are removed with the tree.
+// House makes two places, so that programs can be attached to each: one for a daemon,
+// which must be born in it, and one for workers. The groups of this tree are made in the
+// second from then on, and so are those of a tree that the daemon opens. Both are removed
+// with the tree.
 func (t *Tree) House() (daemon, workers string, err error) {
 	if t.unified == "" {
 		return "", "", fmt.Errorf("%w: version 2 is needed: %s", ErrUnsupported, strings.Join(t.problems, "; "))
 	}
 	daemon, workers = filepath.Join(t.unified, "host"), filepath.Join(t.unified, "workers")
-	return daemon, workers, errors.Join(os.Mkdir(daemon, 0o755), os.Mkdir(workers, 0o755))
+	if err := errors.Join(os.Mkdir(daemon, 0o755), os.Mkdir(workers, 0o755), enable(workers)); err != nil {
+		return "", "", err
+	}
+	t.place = workers
+	return daemon, workers, nil
 }
 
 // Enforces lists the limits that groups of this tree have: memory, pids, cpu.
@@ -190,7 +196,7 @@ func (t *Tree) Enforces() (list []string) {
 
 // Unified is the version 2 directory above all groups, for programs that are attached
 // to it; empty if there is none.
-func (t *Tree) Unified() string { return t.unified }
+func (t *Tree) Unified() string { return t.place }
 
 // Problems says for people what could not be had.
 func (t *Tree) Problems() []string { return slices.Clone(t.problems) }
@@ -217,7 +223,7 @@ func (t *Tree) New(name string, l Limits) (g *Group, err error) {
 		}
 	}()
 	if t.unified != "" {
-		dir := filepath.Join(t.unified, name)
+		dir := filepath.Join(t.place, name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return nil, err
 		}

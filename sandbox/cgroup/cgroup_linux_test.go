@@ -204,3 +204,22 @@ func TestRootSweep(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+// TestRootHouse: what is made after House is made among the workers, where programs are
+// attached, and as limited as before.
+func TestRootHouse(t *testing.T) {
+	tree := open(t)
+	limits := tree.Enforces()
+	daemon, workers, err := tree.House()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := group(t, tree, cgroup.Limits{PIDs: 64})
+	if tree.Unified() != workers || filepath.Dir(g.Dir().Name()) != workers || filepath.Dir(daemon) != filepath.Dir(workers) {
+		t.Errorf("groups are made in %s, not in %s", g.Dir().Name(), workers)
+	}
+	text, err := in(t, g, "cat")
+	if err != nil || !strings.Contains(text, "/workers/") || !slices.Equal(limits, tree.Enforces()) {
+		t.Errorf("%s, %v; limits %v, before %v", text, err, tree.Enforces(), limits)
+	}
+}

@@ -40,13 +40,13 @@ func imports(from, name string) []byte {
 
 // admission is L0: what may become a guest at all. What a guest can reach is its
 // imports, so refusing them is the wall.
-func admission(ctx context.Context, program string, uid uint32) (l Layer, err error) {
+func admission(ctx context.Context, x Subject) (l Layer, err error) {
 	l = Layer{ID: "L0", Name: "wasm", Open: []string{}, Why: "no import but the ABI and the host's own WASI; one memory with a limit; admitted before an engine sees it"}
-	s, err := spawn.New(program, true)
+	s, err := x.spawner()
 	if err != nil {
 		return l, err
 	}
-	s.UID = uid
+	s.UID = x.UID
 	defer func() { err = errors.Join(err, s.Close()) }()
 	dir, err := os.MkdirTemp("", "monroe-doctor-")
 	if err != nil {

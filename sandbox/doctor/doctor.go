@@ -22,7 +22,35 @@ import (
 	"strings"
 
 	"github.com/getmonroe/monroe/sandbox/canary"
+	"github.com/getmonroe/monroe/sandbox/ebpf"
+	"github.com/getmonroe/monroe/sandbox/spawn"
 )
+
+// Subject is what is looked at.
+type Subject struct {
+	Program string // the worker
+	UID     uint32 // its user as of spawn.Spawner, where this process forks
+	// Up is what forks instead of this process; nil for nothing.
+	Up *spawn.Remote
+	// Backstop is what this process got of the kernel programs; nil for nothing.
+	Backstop *ebpf.Backstop
+}
+
+// user is whom workers run as, 0 for this process's own.
+func (s Subject) user() uint32 {
+	if s.Up != nil {
+		return s.Up.UID()
+	}
+	return s.UID
+}
+
+// spawner is a new one.
+func (s Subject) spawner() (*spawn.Spawner, error) {
+	if s.Up != nil {
+		return s.Up.New(true)
+	}
+	return spawn.New(s.Program, true)
+}
 
 // Report is what was found. Its JSON form is part of the command line's interface.
 type Report struct {
@@ -55,6 +83,7 @@ type Host struct {
 	Arch         string   `json:"arch"`
 	UID          int      `json:"uid"`
 	WorkerUID    int      `json:"worker_uid"`
+	Spawner      string   `json:"spawner"`      // who forks workers
 	Capabilities string   `json:"capabilities"` // effective set of this process, hexadecimal
 	Landlock     int      `json:"landlock"`     // ABI version, 0: none
 	Namespaces   string   `json:"namespaces"`   // "yes" or why not

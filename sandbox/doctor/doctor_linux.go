@@ -18,30 +18,28 @@ import (
 
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/sandbox/canary"
-	"github.com/getmonroe/monroe/sandbox/ebpf"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
 
 const (
-	unlimited    = 1 << 50
 	canaryMemory = 320 << 20 // bytes that a canary may make writable; the Go runtime maps a third of that
 	bomb         = 384       // MiB that it then tries to touch
 	patience     = 20 * time.Second
 )
 
-// Examine looks at every layer. program is the worker, uid its user as of
-// spawn.Spawner; b is what this process got of the kernel programs, nil for nothing. It
-// takes a few seconds, a few processes and, for a moment, 400 MiB.
-func Examine(ctx context.Context, program string, uid uint32, b *ebpf.Backstop) (*Report, error) {
-	t, err := aim(ctx, program)
+// Examine looks at every layer. It takes a few seconds, a few processes and, for a
+// moment, 400 MiB.
+func Examine(ctx context.Context, x Subject) (*Report, error) {
+	t, err := aim(ctx, x.Program)
 	if err != nil {
 		return nil, err
 	}
-	r, err := examine(ctx, program, uid, t, b)
+	r, err := examine(ctx, x, t)
 	return r, errors.Join(err, t.Close())
 }
 
-func examine(ctx context.Context, program string, uid uint32, t *targets, b *ebpf.Backstop) (*Report, error) {
+func examine(ctx context.Context, subject Subject, t *targets) (*Report, error) {
+	uid, b := subject.user(), subject.Backstop
 	r := &Report{Findings: []string{}}
 	runs := map[stage]*examined{}
 	stages := []stage{bare, process, kernel, files, isolated, everything}
@@ -49,21 +47,21 @@ func examine(ctx context.Context, program string, uid uint32, t *targets, b *ebp
 		stages = append(stages, fenced)
 	}
 	for _, s := range stages {
-		e, err := look(ctx, s, program, uid, t, b)
+		e, err := look(ctx, s, subject, t)
 		if err != nil {
 			return nil, fmt.Errorf("the stage %s: %w", s, err)
 		}
 		runs[s] = e
 	}
 	privileged := uid != 0
-	r.Host = host(uid, runs[everything].walls)
+	r.Host = host(subject, runs[everything].walls)
 	var futile []canary.Attempt
 	for _, x := range runs[bare].results {
 		if x.denied {
 			futile = append(futile, x.Attempt)
 		}
 	}
-	wasm, err := admission(ctx, program, uid)
+	wasm, err := admission(ctx, subject)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +133,7 @@ type targets struct {
 	abstract, path    net.Listener
 	secret, directory string
 	spawner           *spawn.Spawner
-	decoy             *spawn.Process // a process of this user that may be looked into
+	decoy             *spawn.Process // a process of this user that may be looked into, and of this process's own
 	touched           chan struct{}  // one for each connection that came
 }
 
@@ -270,18 +268,17 @@ type examined struct {
 }
 
 // spawner of a stage.
-func (s stage) spawner(program string, uid uint32) (*spawn.Spawner, error) {
-	p, err := spawn.New(program, true)
+func (s stage) spawner(x Subject) (*spawn.Spawner, error) {
+	p, err := x.spawner()
 	if err != nil {
 		return nil, err
 	}
-	p.Memory = unlimited
 	p.WithoutNamespaces, p.WithoutGroups = true, true
 	p.Without = []string{"landlock", "seccomp", "rlimits"}
 	switch s {
 	case bare:
 	case process:
-		p.UID, p.WithoutGroups, p.Memory = uid, false, canaryMemory
+		p.UID, p.WithoutGroups, p.Memory = x.UID, false, canaryMemory
 		p.Without = []string{"landlock", "seccomp"}
 	case kernel:
 		p.Without = []string{"rlimits"}
@@ -292,14 +289,14 @@ func (s stage) spawner(program string, uid uint32) (*spawn.Spawner, error) {
 	case fenced:
 		p.WithoutGroups = false
 	case everything:
-		p.UID, p.WithoutGroups, p.WithoutNamespaces, p.Without, p.Memory = uid, false, false, nil, canaryMemory
+		p.UID, p.WithoutGroups, p.WithoutNamespaces, p.Without, p.Memory = x.UID, false, false, nil, canaryMemory
 	}
 	return p, nil
 }
 
 // look sends a canary after every target.
-func look(ctx context.Context, s stage, program string, uid uint32, t *targets, b *ebpf.Backstop) (e *examined, err error) {
-	p, err := s.spawner(program, uid)
+func look(ctx context.Context, s stage, x Subject, t *targets) (e *examined, err error) {
+	p, err := s.spawner(x)
 	if err != nil {
 		return nil, err
 	}
@@ -308,7 +305,7 @@ func look(ctx context.Context, s stage, program string, uid uint32, t *targets, 
 	c := &crew{ctx: ctx, spawner: p, dir: t.directory}
 	if s == fenced {
 		c.refused = func() (uint64, error) {
-			n, err := b.Workers()
+			n, err := x.Backstop.Workers()
 			return n.Denied, err
 		}
 	}
@@ -386,9 +383,9 @@ func (c *crew) attempt(row row, argument string) (answer string, reported bool, 
 }
 
 // host looks at the machine.
-func host(uid uint32, w spawn.Walls) Host {
-	h := Host{Arch: runtime.GOARCH, UID: os.Getuid(), WorkerUID: int(uid), Namespaces: "yes", Groups: w.Groups, GroupsWhy: w.GroupsWhy}
-	if uid == 0 {
+func host(x Subject, w spawn.Walls) Host {
+	h := Host{Arch: runtime.GOARCH, UID: os.Getuid(), WorkerUID: int(x.user()), Namespaces: "yes", Groups: w.Groups, GroupsWhy: w.GroupsWhy, Spawner: "direct"}
+	if h.WorkerUID == 0 {
 		h.WorkerUID = h.UID
 	}
 	if !w.Namespaces {
@@ -401,9 +398,30 @@ func host(uid uint32, w spawn.Walls) Host {
 	if v, err := llsys.LandlockGetABIVersion(); err == nil {
 		h.Landlock = v
 	}
+	all := "with capabilities"
 	if status, err := os.ReadFile("/proc/self/status"); err == nil {
 		_, rest, _ := strings.Cut(string(status), "CapEff:")
 		h.Capabilities, _, _ = strings.Cut(strings.TrimSpace(rest), "\n")
+		if none(string(status)) {
+			all = "without capabilities"
+		}
+	}
+	if x.Up != nil {
+		h.Spawner = fmt.Sprintf("monroe up (privileged), workers as uid %d, daemon as uid %d %s", h.WorkerUID, h.UID, all)
 	}
 	return h
+}
+
+// none says that all five sets of capabilities in a status file are empty.
+func none(status string) bool {
+	sets := 0
+	for line := range strings.Lines(status) {
+		if name, set, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && strings.HasPrefix(name, "Cap") {
+			if strings.Trim(strings.TrimSpace(set), "0") != "" {
+				return false
+			}
+			sets++
+		}
+	}
+	return sets == 5
 }

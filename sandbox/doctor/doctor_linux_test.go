@@ -52,7 +52,7 @@ func TestRootBaseline(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	e, err := look(t.Context(), bare, program, 0, a, nil)
+	e, err := look(t.Context(), bare, Subject{Program: program}, a)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestRootBaseline(t *testing.T) {
 // TestRootFullStack is what a worker of a privileged daemon stands in.
 func TestRootFullStack(t *testing.T) {
 	root(t)
-	r, err := Examine(t.Context(), program, nobody, nil)
+	r, err := Examine(t.Context(), Subject{Program: program, UID: nobody})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestRootMatrix(t *testing.T) {
 		files:    {canary.TCP: "EACCES", canary.UDP: "ALLOWED", canary.MPTCP: "ALLOWED", canary.Packet: "ALLOWED", canary.Abstract: "EPERM", canary.ReadSystem: "EACCES", canary.ReadModule: "ALLOWED", canary.WriteTemp: "EACCES", canary.Signal: "EPERM"},
 		isolated: {canary.TCP: "ENETUNREACH", canary.UDP: "ENETUNREACH", canary.MPTCP: "ENETUNREACH", canary.Abstract: "ECONNREFUSED", canary.Packet: "ALLOWED", canary.UnixPath: "ALLOWED", canary.Signal: "ESRCH", canary.ReadSystem: "ALLOWED"},
 	} {
-		e, err := look(t.Context(), s, program, nobody, a, nil)
+		e, err := look(t.Context(), s, Subject{Program: program, UID: nobody}, a)
 		if err != nil {
 			t.Error(s, err)
 			continue
@@ -172,7 +172,7 @@ func elsewhere(how string) error {
 	if err != nil {
 		return err
 	}
-	r, err := Examine(context.Background(), os.Getenv("MONROE_TEST_WORKER"), uid, b)
+	r, err := Examine(context.Background(), Subject{Program: os.Getenv("MONROE_TEST_WORKER"), UID: uid, Backstop: b})
 	if err != nil {
 		return err
 	}

@@ -89,11 +89,6 @@ func (s *Spawner) SpawnPlugin(ctx context.Context, program *Program, dir string,
 	if err := program.again(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
-	if s.UID != 0 {
-		if err := os.Chown(dir, int(s.UID), int(s.UID)); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
-		}
-	}
 	stdout, printed, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotReady, err)

@@ -7,15 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/getmonroe/monroe/abi/wire"
-	"github.com/getmonroe/monroe/sandbox/cgroup"
 )
 
 // A Conn is the socket to a worker: frames go over it with package wire. Reading is
@@ -55,12 +52,11 @@ type Process struct {
 	// closes it.
 	Stdout *os.File
 
-	cmd     *exec.Cmd
+	child   child
 	cpu     time.Duration
+	used    time.Duration  // processor time; read after done
 	wall    *time.Timer    // of a compilation
 	workers sync.WaitGroup // goroutines that serve this process
-	group   *cgroup.Group  // nil where there is none
-	gone    chan struct{}  // closed when the process has ended
 	done    chan struct{}  // closed when the process and they have ended
 	err     error          // why it ended; read after done
 
@@ -75,7 +71,7 @@ type Process struct {
 }
 
 // PID is the process id; after Done it may belong to another process.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int { return p.child.pid() }
 
 // Done is closed when the process has ended and everything about it is known.
 func (p *Process) Done() <-chan struct{} { return p.done }
@@ -90,11 +86,11 @@ func (p *Process) kill(reason error) {
 		return
 	}
 	p.reason = reason
-	_ = p.cmd.Process.Kill()
+	p.child.kill()
 }
 
 // Wait waits for the end of the process. It returns nil after exit status 0, and
-// otherwise wraps ErrKilled, ErrCPULimit, ErrWallLimit or *exec.ExitError.
+// otherwise wraps ErrKilled, ErrCPULimit, ErrMemoryLimit, ErrWallLimit or *ExitError.
 func (p *Process) Wait() error {
 	<-p.done
 	return p.err
@@ -132,7 +128,7 @@ func (p *Process) Stderr() string {
 func (p *Process) CPUTime() time.Duration {
 	select {
 	case <-p.done:
-		return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+		return p.used
 	default:
 		return 0
 	}
@@ -140,8 +136,7 @@ func (p *Process) CPUTime() time.Duration {
 
 // reap collects the process and decides why it ended.
 func (p *Process) reap(s *Spawner) {
-	err := p.cmd.Wait()
-	close(p.gone)
+	end := p.child.wait()
 	if p.wall != nil {
 		p.wall.Stop()
 	}
@@ -153,34 +148,32 @@ func (p *Process) reap(s *Spawner) {
 	}
 	p.mu.Unlock()
 	p.workers.Wait()
-	if p.group != nil {
-		if p.group.OutOfMemory() { // also where whoever saw the socket close killed it before this
-			reason = ErrMemoryLimit
-		}
-		_ = p.group.Remove() // the tree's end tells if one is left
-	}
-	p.err = explain(err, reason, p.cpu)
+	p.used, p.err = end.cpu, explain(end, reason, p.cpu)
 	s.mu.Lock()
 	delete(s.live, p)
 	s.mu.Unlock()
 	close(p.done)
 }
 
-func explain(err, reason error, cpu time.Duration) error {
-	var exit *exec.ExitError
-	if err == nil || !errors.As(err, &exit) {
+func explain(end ending, reason error, cpu time.Duration) error {
+	if end.err != nil {
+		return end.err
+	}
+	if end.status == 0 {
+		return nil
+	}
+	err := &ExitError{Status: end.status, CPU: end.cpu}
+	if !end.status.Signaled() {
 		return err
 	}
-	status, _ := exit.Sys().(syscall.WaitStatus)
-	if !status.Signaled() {
-		return err
+	if end.memory {
+		reason = ErrMemoryLimit
 	}
-	used := exit.UserTime() + exit.SystemTime()
 	// Whoever sees the socket close may kill before the process is collected: what
 	// it had used tells. The kernel counts the limit in ticks and what is reported
 	// exactly: on a busy machine they were seen to differ by 250 ms.
 	slack := min(cpu/3, 500*time.Millisecond)
-	if !errors.Is(reason, ErrWallLimit) && cpu > 0 && used >= cpu-slack {
+	if !errors.Is(reason, ErrWallLimit) && cpu > 0 && end.cpu >= cpu-slack {
 		return fmt.Errorf("%w of %v: %w", ErrCPULimit, cpu, err)
 	}
 	if reason != nil {

@@ -16,6 +16,9 @@
 //   - A plugin has the digest that was pinned, each time it is started, and gets its
 //     confinement from a launcher before its first instruction (TestLinuxPluginAttempts in cmd/monroed).
 //   - What a worker prints is hostile text: bounded and escaped.
+//   - A daemon that is taken over gets from a Server no user, program, wall or limit of
+//     its choice (TestRootHostileDaemon), no more workers than MaxLive
+//     (TestRootHostileFlood), and no file of others (TestRootLentDirectory).
 //
 // It knows processes, descriptors, deadlines and the first frame.
 //

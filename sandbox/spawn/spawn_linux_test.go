@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +59,17 @@ func newSpawner(t *testing.T, path string, insecure bool) *spawn.Spawner {
 	return s
 }
 
+// forkers runs an exercise over every way to fork.
+func forkers(t *testing.T, exercise func(*testing.T, func(*testing.T, string, bool) *spawn.Spawner)) {
+	t.Run("direct", func(t *testing.T) { exercise(t, newSpawner) })
+	t.Run("by monroe up", func(t *testing.T) {
+		exercise(t, func(t *testing.T, path string, insecure bool) *spawn.Spawner {
+			s, _ := served(t, spawn.ServerConfig{Program: path, Insecure: insecure})
+			return s
+		})
+	})
+}
+
 // compiled returns a directory with a module that run workers can load.
 func compiled(t *testing.T, s *spawn.Spawner, module []byte) string {
 	t.Helper()
@@ -65,7 +77,22 @@ func compiled(t *testing.T, s *spawn.Spawner, module []byte) string {
 	if _, err := s.Compile(t.Context(), module, dir); err != nil {
 		t.Fatal(err)
 	}
+	opened(t, dir)
 	return dir
+}
+
+// opened lets workers of another user read a directory, as host/module does.
+func opened(t testing.TB, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil {
+			err = os.Chmod(path, 0o755)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func start(t *testing.T, s *spawn.Spawner, dir string, cpu time.Duration) *spawn.Process {
@@ -91,7 +118,9 @@ func TestWorkerDigest(t *testing.T) {
 	}
 }
 
-func TestLinuxHealthyWorker(t *testing.T) {
+func TestLinuxHealthyWorker(t *testing.T) { forkers(t, exerciseHealthyWorker) }
+
+func exerciseHealthyWorker(t *testing.T, newSpawner func(*testing.T, string, bool) *spawn.Spawner) {
 	s := newSpawner(t, workerPath, false)
 	const request = `{"op":"host.describe","v":1}`
 	p := start(t, s, compiled(t, s, wasmtest.Asks(request, 100)), time.Minute)
@@ -120,7 +149,9 @@ func TestLinuxHealthyWorker(t *testing.T) {
 // TestLinuxReplay answers the first calls from the past. The worker reports their
 // fingerprints and makes the rest live; together they are more than a socket
 // buffers.
-func TestLinuxReplay(t *testing.T) {
+func TestLinuxReplay(t *testing.T) { forkers(t, exerciseReplay) }
+
+func exerciseReplay(t *testing.T, newSpawner func(*testing.T, string, bool) *spawn.Spawner) {
 	b, im := wasmtest.Guest()
 	const calls, recorded = 4000, 3000
 	b.Data(0, []byte(`{"op":"time.now","v":1}`))
@@ -148,7 +179,9 @@ func TestLinuxReplay(t *testing.T) {
 
 // TestCompileRefuses also shows that admission runs in the worker, and what the
 // engine refuses although the parser admits it.
-func TestCompileRefuses(t *testing.T) {
+func TestCompileRefuses(t *testing.T) { forkers(t, exerciseCompileRefuses) }
+
+func exerciseCompileRefuses(t *testing.T, newSpawner func(*testing.T, string, bool) *spawn.Spawner) {
 	s := newSpawner(t, workerPath, false)
 	b, _ := wasmtest.Guest()
 	untyped := wasmtest.Run(b, wasmtest.Drop, wasmtest.I32Const(0))
@@ -176,7 +209,9 @@ func TestCompileRefuses(t *testing.T) {
 
 // TestLinuxHostileGuests are those that do not end by themselves: the kernel or the
 // host ends them, and the daemon goes on.
-func TestLinuxHostileGuests(t *testing.T) {
+func TestLinuxHostileGuests(t *testing.T) { forkers(t, exerciseHostileGuests) }
+
+func exerciseHostileGuests(t *testing.T, newSpawner func(*testing.T, string, bool) *spawn.Spawner) {
 	s := newSpawner(t, workerPath, false)
 	looping := func() []byte {
 		b, _ := wasmtest.Guest()
@@ -238,7 +273,7 @@ func TestLinuxHostileGuests(t *testing.T) {
 			wire.WriteFrame(p.Conn, wire.KindReply, wire.AppendReply(nil, 7, 0))); err != nil {
 			t.Fatal(err)
 		}
-		var exit *exec.ExitError
+		var exit *spawn.ExitError
 		if err := p.Wait(); !errors.As(err, &exit) || !strings.Contains(p.Stderr(), "reply to call 7") {
 			t.Errorf("it ended with %v and printed %s", err, p.Stderr())
 		}
@@ -338,7 +373,9 @@ func TestBadWorkers(t *testing.T) {
 	})
 }
 
-func TestCloseEndsWorkers(t *testing.T) {
+func TestCloseEndsWorkers(t *testing.T) { forkers(t, exerciseCloseEndsWorkers) }
+
+func exerciseCloseEndsWorkers(t *testing.T, newSpawner func(*testing.T, string, bool) *spawn.Spawner) {
 	s := newSpawner(t, workerPath, false)
 	dir := compiled(t, s, wasmtest.Asks("x", 8))
 	p, q := start(t, s, dir, 0), start(t, s, dir, 0)

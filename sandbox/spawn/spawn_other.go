@@ -108,3 +108,18 @@ func (p *Process) Stderr() string { return "" }
 
 // CPUTime is 0 here.
 func (p *Process) CPUTime() time.Duration { return 0 }
+
+// A Remote is a privileged monroe up; here there is none.
+type Remote struct{}
+
+// Inherited finds nothing here.
+func Inherited() (*Remote, error) { return nil, nil }
+
+// UID is 0 here.
+func (*Remote) UID() uint32 { return 0 }
+
+// Close does nothing here.
+func (*Remote) Close() error { return nil }
+
+// New fails.
+func (*Remote) New(bool) (*Spawner, error) { return nil, ErrUnsupported }

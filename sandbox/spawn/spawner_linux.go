@@ -8,19 +8,15 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/getmonroe/monroe/abi"
-	"github.com/getmonroe/monroe/sandbox/cgroup"
 )
 
 // A Spawner starts workers from one program. Create it with New. Its fields may be
@@ -43,21 +39,20 @@ type Spawner struct {
 	// ReadyWithin is how long a worker may take to start; 0 means the constant.
 	ReadyWithin time.Duration
 
-	program  *os.File
+	by       forker
+	own      *nursery // by, where it is this process's own
 	digest   abi.Digest
 	insecure bool
-	forks    chan func()
-	closing  chan struct{}
-	done     chan struct{} // the forking thread has ended
-	once     sync.Once     // of Close
+	once     sync.Once // of Close
 
-	tried  sync.Once // of walls and groups
-	walls  Walls
-	groups *cgroup.Tree
-	number int64 // of the last worker; of the forking thread
+	tried sync.Once
+	found Walls
 
-	mu   sync.Mutex
-	live map[*Process]struct{}
+	starting sync.WaitGroup // forks whose process is not in live yet
+
+	mu     sync.Mutex
+	closed bool
+	live   map[*Process]struct{}
 }
 
 // New opens and hashes the worker program. insecure is --insecure-dev: workers
@@ -69,17 +64,17 @@ func New(workerPath string, insecure bool) (*Spawner, error) {
 	if err := keepDescriptors(); err != nil {
 		return nil, err
 	}
-	program, digest, err := openProgram(workerPath)
+	n, err := newNursery(workerPath)
 	if err != nil {
-		return nil, fmt.Errorf("the worker program cannot be used, install monroe-worker beside monroed: %w", err)
+		return nil, err
 	}
-	s := &Spawner{
-		program: program, digest: digest, insecure: insecure,
-		forks: make(chan func()), closing: make(chan struct{}), done: make(chan struct{}),
-		live: map[*Process]struct{}{},
-	}
-	go s.forkThread()
+	s := newSpawner(n, n.digest, insecure)
+	s.own = n
 	return s, nil
+}
+
+func newSpawner(by forker, digest abi.Digest, insecure bool) *Spawner {
+	return &Spawner{by: by, digest: digest, insecure: insecure, live: map[*Process]struct{}{}}
 }
 
 func keepDescriptors() error {
@@ -116,21 +111,6 @@ func openProgram(path string) (*os.File, abi.Digest, error) {
 	return os.NewFile(uintptr(fd), path), abi.Digest(h.Sum(nil)), nil
 }
 
-// forkThread forks every worker from one thread that lives as long as the Spawner:
-// a parent-death signal follows the thread that forked, not the process.
-func (s *Spawner) forkThread() {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	defer close(s.done)
-	for {
-		select {
-		case f := <-s.forks:
-			f()
-		case <-s.closing:
-			return
-		}
-	}
-}
-
 func (s *Spawner) readyWithin() time.Duration {
 	if s.ReadyWithin == 0 {
 		return ReadyWithin
@@ -148,16 +128,15 @@ func (s *Spawner) Close() error {
 		for _, p := range s.processes() {
 			p.Kill() // before the kernel does, which gives no reason
 		}
-		close(s.closing)
-		<-s.done
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+		s.by.stop()
+		s.starting.Wait()
 		for _, p := range s.processes() { // also those started meanwhile
 			err = errors.Join(err, p.Close())
 		}
-		s.tried.Do(func() {}) // whoever comes later finds nothing
-		if s.groups != nil {
-			err = errors.Join(err, s.groups.Close())
-		}
-		err = errors.Join(err, s.program.Close())
+		err = errors.Join(err, s.by.close())
 	})
 	return err
 }
@@ -166,17 +145,6 @@ func (s *Spawner) processes() []*Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.live))
-}
-
-// fork runs f on the forking thread.
-func (s *Spawner) fork(f func() error) error {
-	result := make(chan error, 1)
-	select {
-	case s.forks <- func() { result <- f() }:
-		return <-result
-	case <-s.closing:
-		return ErrClosed
-	}
 }
 
 // Spawn starts a worker on a directory (absolute) and returns once its confinement
@@ -193,11 +161,6 @@ func (s *Spawner) Spawn(ctx context.Context, mode Mode, dir string, cpu time.Dur
 	}
 	if !filepath.IsAbs(dir) {
 		return nil, fmt.Errorf("%w: the directory %q is not absolute", ErrNotReady, dir)
-	}
-	if mode == ModeCompile && s.UID != 0 {
-		if err := os.Chown(dir, int(s.UID), int(s.UID)); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
-		}
 	}
 	if mode == ModeCompile && cpu == 0 {
 		cpu = CompileCPU
@@ -251,61 +214,40 @@ func (s *Spawner) start(mode Mode, dir string, cpu time.Duration, plugin *plugin
 	}
 	defer printed.Close() //nolint:errcheck // the child has its own
 
-	// The worker opens its directory by its working directory: the path may lead through
-	// directories that its user may not enter.
 	within, err := os.Open(dir)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close(), stderr.Close())
 	}
 	defer within.Close() //nolint:errcheck // opened for reading
-	isolated := s.Walls().Namespaces
-	args := []string{"monroe-worker", "--cpu", cpu.String(), "--memory", strconv.FormatInt(s.memory(mode), 10)}
-	if !isolated { // whose parent is outside of its process namespace, so that it sees none
-		args = append(args, "--parent", strconv.Itoa(os.Getpid()))
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.starting.Add(1)
 	}
-	if len(s.Without) > 0 {
-		args = append(args, "--without", strings.Join(s.Without, ","))
+	s.mu.Unlock()
+	if closed {
+		return nil, errors.Join(ErrClosed, conn.Close(), stderr.Close())
 	}
-	if s.insecure {
-		args = append(args, "--insecure-dev")
-	}
-	cmd := &exec.Cmd{
-		Path: s.path(),
-		Args: append(args, string(mode), "/proc/self/cwd"),
-		// Never this process's environment. The memory limit makes the collector work
-		// before the kernel does; threads beyond two help no guest.
-		Env:         []string{"GOMEMLIMIT=1GiB", "GOMAXPROCS=2"},
-		Dir:         fmt.Sprintf("/proc/self/fd/%d", within.Fd()),
-		Stderr:      printed,
-		ExtraFiles:  []*os.File{child},
-		SysProcAttr: s.attributes(isolated),
-	}
-	if plugin != nil {
-		cmd.Env, cmd.Stdout, cmd.ExtraFiles = plugin.env, plugin.stdout, append(cmd.ExtraFiles, plugin.program)
-	}
-	p := &Process{Conn: conn, cmd: cmd, cpu: (cpu + time.Second - 1) / time.Second * time.Second, done: make(chan struct{}), gone: make(chan struct{})}
-	if plugin != nil {
-		p.launches = 1
-	}
-	err = s.fork(func() error {
-		if err := s.house(p, mode); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.live[p] = struct{}{}
-		return nil
+	defer s.starting.Done()
+	s.Walls() // tried before the first
+	c, err := s.by.fork(birth{
+		mode: mode, cpu: cpu, memory: s.memory(mode), without: s.Without, omitted: s.omitted(), insecure: s.insecure,
+		socket: child, stderr: printed, dir: within, plugin: plugin,
 	})
 	if err != nil {
 		return nil, errors.Join(err, conn.Close(), stderr.Close())
 	}
+	p := &Process{Conn: conn, child: c, cpu: (cpu + time.Second - 1) / time.Second * time.Second, done: make(chan struct{})}
+	if plugin != nil {
+		p.launches = 1
+	}
+	s.mu.Lock()
+	s.live[p] = struct{}{}
+	s.mu.Unlock()
 	if mode == ModeCompile {
 		p.wall = time.AfterFunc(CompileWall, func() { p.kill(ErrWallLimit) })
 	}
 	p.workers.Go(func() { p.drain(stderr) })
-	if !slices.Contains(s.walls.Groups, "memory") {
-		p.workers.Go(func() { p.watchMemory(s.memory(mode)) })
-	}
 	go p.reap(s)
 	return p, nil
 }

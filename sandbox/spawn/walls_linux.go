@@ -17,48 +17,67 @@ const namespaces = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_
 
 // Walls says what the host's half of the confinement is, found by trying it.
 func (s *Spawner) Walls() Walls {
-	s.tried.Do(s.try)
-	return s.walls
+	s.tried.Do(func() {
+		if s.own != nil {
+			s.own.uid, s.own.within = s.UID, s.readyWithin()
+		}
+		s.found = s.by.walls(s.omitted())
+	})
+	return s.found
 }
 
-// try finds out what this machine offers.
-func (s *Spawner) try() {
-	s.walls.UID = s.UID
-	if s.WithoutNamespaces {
-		s.walls.NamespacesWhy = "switched off"
-	} else if err := s.tryNamespaces(); err != nil {
-		s.walls.NamespacesWhy = err.Error()
+func (s *Spawner) omitted() omitted {
+	return omitted{namespaces: s.WithoutNamespaces, groups: s.WithoutGroups}
+}
+
+// walls finds out what this machine offers.
+func (n *nursery) walls(o omitted) Walls {
+	w := Walls{UID: n.uid}
+	if o.namespaces {
+		w.NamespacesWhy = "switched off"
 	} else {
-		s.walls.Namespaces = true
+		n.tried.Do(func() { n.spaces = n.tryNamespaces() })
+		if w.Namespaces = n.spaces == nil; n.spaces != nil {
+			w.NamespacesWhy = n.spaces.Error()
+		}
 	}
-	if s.WithoutGroups {
-		s.walls.GroupsWhy = []string{"switched off"}
-		return
+	if o.groups {
+		w.GroupsWhy = []string{"switched off"}
+		return w
 	}
+	n.opened.Do(n.openGroups)
+	if n.groups == nil {
+		w.GroupsWhy = n.lacking
+		return w
+	}
+	w.Groups, w.GroupsWhy, w.Unified = n.groups.Enforces(), n.groups.Problems(), n.groups.Unified()
+	return w
+}
+
+func (n *nursery) openGroups() {
 	tree, err := cgroup.Open()
 	if err != nil {
-		s.walls.GroupsWhy = []string{err.Error()}
+		n.lacking = []string{err.Error()}
 		return
 	}
-	s.groups = tree
-	s.walls.Groups, s.walls.GroupsWhy, s.walls.Unified = tree.Enforces(), tree.Problems(), tree.Unified()
+	n.groups = tree
 }
 
 // tryNamespaces starts the worker program in namespaces of its own, with a question
 // that it answers without a host.
-func (s *Spawner) tryNamespaces() error {
+func (n *nursery) tryNamespaces() error {
 	cmd := &exec.Cmd{
-		Path: s.path(), Args: []string{"monroe-worker", "--engine"}, Env: []string{}, Dir: "/",
-		SysProcAttr: s.attributes(true),
+		Path: n.path(), Args: []string{"monroe-worker", "--engine"}, Env: []string{}, Dir: "/",
+		SysProcAttr: n.attributes(true),
 	}
-	err := s.fork(cmd.Start)
+	err := n.thread.do(cmd.Start)
 	if errors.Is(err, syscall.ENOSPC) {
 		return fmt.Errorf("user namespaces are switched off here: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("the kernel refuses new namespaces: %w", err)
 	}
-	late := time.AfterFunc(s.readyWithin(), func() { _ = cmd.Process.Kill() })
+	late := time.AfterFunc(n.within, func() { _ = cmd.Process.Kill() })
 	defer late.Stop()
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("the worker does not run in new namespaces: %w", err)
@@ -67,15 +86,15 @@ func (s *Spawner) tryNamespaces() error {
 }
 
 // path is where the program that was hashed can be executed.
-func (s *Spawner) path() string { return fmt.Sprintf("/proc/self/fd/%d", s.program.Fd()) }
+func (n *nursery) path() string { return fmt.Sprintf("/proc/self/fd/%d", n.program.Fd()) }
 
 // attributes of a worker's process. It dies with the thread that forked it.
-func (s *Spawner) attributes(isolated bool) *syscall.SysProcAttr {
+func (n *nursery) attributes(isolated bool) *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	uid, gid := os.Getuid(), os.Getgid()
-	if s.UID != 0 {
-		uid, gid = int(s.UID), int(s.UID)
-		a.Credential = &syscall.Credential{Uid: s.UID, Gid: s.UID}
+	if n.other() {
+		uid, gid = int(n.uid), int(n.uid)
+		a.Credential = &syscall.Credential{Uid: n.uid, Gid: n.uid}
 	}
 	if isolated {
 		a.Cloneflags = namespaces
@@ -93,6 +112,11 @@ func (s *Spawner) memory(m Mode) int64 {
 	if s.Memory != 0 {
 		return s.Memory
 	}
+	return memoryOf(m)
+}
+
+// memoryOf is the most that a worker of a mode may hold.
+func memoryOf(m Mode) int64 {
 	switch m {
 	case ModeCompile:
 		return CompileMemory
@@ -104,44 +128,44 @@ func (s *Spawner) memory(m Mode) int64 {
 }
 
 // house starts a process within its control group. It is called on the forking thread.
-func (s *Spawner) house(p *Process, mode Mode) error {
-	if s.groups == nil {
-		return p.cmd.Start()
+func (n *nursery) house(f *forked, b birth) error {
+	if n.groups == nil || b.omitted.groups {
+		return f.cmd.Start()
 	}
-	s.number++
-	g, err := s.groups.New("w-"+strconv.FormatInt(s.number, 10), cgroup.Limits{Memory: s.memory(mode), PIDs: MaxThreads, CPU: MaxCPU})
+	n.number++
+	g, err := n.groups.New("w-"+strconv.FormatInt(n.number, 10), cgroup.Limits{Memory: b.memory, PIDs: MaxThreads, CPU: MaxCPU})
 	if err != nil {
 		return err
 	}
 	if d := g.Dir(); d != nil {
-		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(d.Fd())
+		f.cmd.SysProcAttr.UseCgroupFD, f.cmd.SysProcAttr.CgroupFD = true, int(d.Fd())
 	}
 	leave, err := g.Enter()
 	if err != nil {
 		return errors.Join(err, g.Remove())
 	}
-	err = p.cmd.Start()
+	err = f.cmd.Start()
 	if left := leave(); left != nil && err == nil { // the next worker would be born in this one's group
-		_ = p.cmd.Process.Kill()
-		_ = p.cmd.Wait()
+		_ = f.cmd.Process.Kill()
+		_ = f.cmd.Wait()
 		err = left
 	}
 	if err != nil {
 		return errors.Join(err, g.Remove())
 	}
-	p.group = g
+	f.group = g
 	return nil
 }
 
 // watchMemory ends a process that holds more than it may, where no control group
 // does. It looks often enough for an honest worker, and is no wall.
-func (p *Process) watchMemory(most int64) {
+func (f *forked) watchMemory(most int64) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	name := fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid)
+	name := fmt.Sprintf("/proc/%d/statm", f.pid())
 	for {
 		select {
-		case <-p.gone:
+		case <-f.gone:
 			return
 		case <-tick.C:
 		}
@@ -151,7 +175,8 @@ func (p *Process) watchMemory(most int64) {
 		}
 		var size, resident int64
 		if _, err := fmt.Sscan(string(text), &size, &resident); err == nil && resident*int64(os.Getpagesize()) > most {
-			p.kill(ErrMemoryLimit)
+			f.greedy.Store(true)
+			f.kill()
 			return
 		}
 	}

@@ -164,3 +164,12 @@ func serve(p *spawn.Process, s Script) (*Outcome, error) {
 		}
 	}
 }
+
+// Attempt lets a canary try something and returns its answer.
+func Attempt(p *spawn.Process, what string) (string, error) {
+	if err := wire.WriteFrame(p.Conn, wire.KindInput, []byte(what)); err != nil {
+		return "", err
+	}
+	_, answer, err := wire.ReadFrame(p.Conn, wire.KindLog)
+	return string(answer), err
+}
