@@ -118,6 +118,7 @@ func does(name, ops string, uses []abi.OperationUse, requests ...string) []byte 
 	if err != nil {
 		panic(err)
 	}
+	const answer = 16 << 16 // behind all requests
 	at, code := int32(64), [][]byte{}
 	put := func(s string) []byte { // writes a text of the guest's
 		b.Data(at, []byte(s))
@@ -128,12 +129,12 @@ func does(name, ops string, uses []abi.OperationUse, requests ...string) []byte 
 	for i, r := range requests {
 		code = append(code, put(map[bool]string{true: "[", false: ","}[i == 0]))
 		b.Data(at, []byte(r))
-		code = append(code, wt.I32Const(at), wt.I32Const(int32(len(r))), wt.I32Const(32768), wt.I32Const(16384), wt.Call(im.Call), wt.Wrap, wt.LocalSet(0),
-			wt.I32Const(1), wt.I32Const(32768), wt.LocalGet(0), wt.Call(im.Write), wt.Drop)
+		code = append(code, wt.I32Const(at), wt.I32Const(int32(len(r))), wt.I32Const(answer), wt.I32Const(16384), wt.Call(im.Call), wt.Wrap, wt.LocalSet(0),
+			wt.I32Const(1), wt.I32Const(answer), wt.LocalGet(0), wt.Call(im.Write), wt.Drop)
 		at += int32(len(r))
 	}
 	code = append(code, put("]"), wt.I32Const(0))
-	b.Memory(1)
+	b.Memory(17)
 	b.Export("memory", wt.KindMemory, 0)
 	b.Custom("monroe.manifest", fmt.Appendf(nil, `{"abi":1,"name":%q,"version":"1.0.0","description":"uses a plugin","ops":[%s],"operations":%s}`, name, ops, text))
 	b.Export("monroe_run", wt.KindFunc, b.Func("", "i", 2, wt.Cat(code...)))
