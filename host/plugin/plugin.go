@@ -5,7 +5,8 @@
 //  1. What the operator pinned counts. A plugin that describes itself otherwise is
 //     refused (TestLinuxPluginsThatDoNotComeUp).
 //  2. A plugin names one socket in its own directory, and who listens there is the
-//     process that was started (TestLinuxPluginsThatDoNotComeUp).
+//     process that was started (TestLinuxPluginsThatDoNotComeUp,
+//     TestAnotherProcessOnItsSocket).
 //  3. It says what would be sent and never what it costs, who may do it, with whose
 //     credential, or under which key (TestLinuxPluginsThatMisbehave).
 //  4. Whatever it answers, or fails to answer in time, is a refusal; the process is
@@ -13,7 +14,8 @@
 //  5. Its replies are external (TestLinuxConnectorPlugin). Its refusals and findings are
 //     ids, so that no words of it appear as the host's.
 //  6. A scanner that is down holds everything back (TestLinuxScannerPlugin).
-//  7. The host opens no stream to it, so that it cannot push.
+//  7. The host opens no stream to it, so that it cannot push
+//     (TestAPluginThatLiesInTheProtocol).
 //  8. What it claims or does and may not is told to whoever listens, in the host's
 //     words (TestLinuxALyingPluginIsNamed).
 //
