@@ -19,7 +19,7 @@ func (d *daemon) aside(args ...string) (string, int) {
 	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program("monroed"), append([]string{"--home", d.home, "--workspace", "team"}, args...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.home}
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.home}, d.env...)
 	out, err := cmd.CombinedOutput()
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		d.t.Fatal(err)

@@ -141,12 +141,14 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if stop != nil {
 		stop.ledger.OnAlarm(func(a flow.Alarm) { w.Alarm(ctx, a) })
 	}
+	told := plugged.tell(func(a pluginAlarm) { w.PluginAlarm(ctx, a.plugin, a.program, a.what) })
 	handler := rest.Handler(w, func(err error) { log.Error("request failed", slog.String("error", err.Error())) })
 	listen := f.Listen
 	if listen == "" {
 		listen = operator.Listen
 	}
 	err = listenAndServe(ctx, w, handler, filepath.Join(dir, "api.sock"), listen, stop, log)
+	told()
 	return errors.Join(err, w.Close())
 }
 

@@ -31,18 +31,61 @@ type plugins struct {
 	credentials []vault.Credential
 	open        []egress.Opening
 	close       []io.Closer
-	dir         string // of their sockets
+	dir         string   // of their sockets
+	lock        *os.File // dir, locked while this process lives
+	alarms      chan pluginAlarm
+	log         *slog.Logger
+}
+
+// A pluginAlarm is what a plugin claimed or did and may not, in the host's words.
+type pluginAlarm struct{ plugin, program, what string }
+
+// maxAlarms is how many alarms wait for the store; what is more is in the log alone.
+const maxAlarms = 256
+
+// alarm never blocks: it is called in the middle of a call, and before there is a store.
+func (x *plugins) alarm(p config.Plugin, what string) {
+	x.log.Warn("a plugin did what it may not", slog.String("plugin", p.Name), slog.String("what", what))
+	select {
+	case x.alarms <- pluginAlarm{p.Name, p.SHA256, what}:
+	default:
+		x.log.Error("the alarm is not recorded: too many wait", slog.String("plugin", p.Name))
+	}
+}
+
+// tell hands over what was and will be noticed, until the returned function is called.
+func (x *plugins) tell(record func(pluginAlarm)) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case a := <-x.alarms:
+				record(a)
+			case <-end:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-ended
+		for len(x.alarms) > 0 {
+			record(<-x.alarms)
+		}
+	}
 }
 
 // openPlugins starts them. A pin that makes no sense is an error. A program that is
 // missing or another one is none: its operations are refused, and the daemon serves.
 func openPlugins(s *spawn.Spawner, list []config.Plugin, log *slog.Logger) (_ *plugins, err error) {
-	x := &plugins{}
+	x := &plugins{alarms: make(chan pluginAlarm, maxAlarms), log: log}
 	if len(list) == 0 {
 		return x, nil
 	}
 	// Not in the workspace's directory, which another daemon may still hold.
-	if x.dir, err = os.MkdirTemp("", "monroe-plugins-"); err != nil {
+	sweepPluginDirs(log)
+	if x.dir, x.lock, err = pluginDir(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -56,7 +99,7 @@ func openPlugins(s *spawn.Spawner, list []config.Plugin, log *slog.Logger) (_ *p
 			return nil, fmt.Errorf("plugin %s: the name occurs twice", p.Name)
 		}
 		names[p.Name] = true
-		c, err := configure(s, p, x.dir, log)
+		c, err := x.configure(s, p)
 		if err != nil {
 			return nil, fmt.Errorf("plugin %s: %w", p.Name, err)
 		}
@@ -82,6 +125,7 @@ func (x *plugins) Close() {
 	}
 	if x.dir != "" {
 		_ = os.RemoveAll(x.dir)
+		_ = x.lock.Close()
 	}
 }
 
@@ -93,7 +137,7 @@ func (x *plugins) scanner() broker.Scanner {
 	return x.scanners
 }
 
-func configure(s *spawn.Spawner, p config.Plugin, dir string, log *slog.Logger) (plugin.Config, error) {
+func (x *plugins) configure(s *spawn.Spawner, p config.Plugin) (plugin.Config, error) {
 	raw, err := hex.DecodeString(p.SHA256)
 	if err != nil || len(raw) != len(abi.Digest{}) {
 		return plugin.Config{}, errors.New("sha256 is that of its program, 64 hexadecimal digits")
@@ -119,9 +163,16 @@ func configure(s *spawn.Spawner, p config.Plugin, dir string, log *slog.Logger) 
 		if err != nil {
 			return nil, err
 		}
+		go func() { // the spawner ends a process that tries what it may not
+			<-proc.Done()
+			for _, v := range proc.Violations() {
+				x.alarm(p, "it tried "+v.String())
+			}
+		}()
 		return process{proc}, nil
 	}
-	return plugin.Config{Name: p.Name, Dir: filepath.Join(dir, p.Name), Start: launch, Log: log}, nil
+	alarm := func(what string) { x.alarm(p, what) }
+	return plugin.Config{Name: p.Name, Dir: filepath.Join(x.dir, p.Name), Start: launch, Alarm: alarm, Log: x.log}, nil
 }
 
 // process is a confined plugin as host/plugin wants it.

@@ -268,6 +268,9 @@ func TestLinuxPluginAttempts(t *testing.T) {
 		if d != nil || strings.Contains(string(p.Frozen.HTTP.Body), "PATH=") {
 			t.Errorf("environment %s, %+v", p.Frozen.HTTP.Body, d)
 		}
+		if p, _ := plan(c, map[string]string{"try": "inherited"}); string(p.Frozen.HTTP.Body) != "none" {
+			t.Errorf("sockets that were open at its start: %s", p.Frozen.HTTP.Body)
+		}
 		if p, _ := plan(c, map[string]string{"try": "stdin"}); string(p.Frozen.HTTP.Body) != "0 EOF" {
 			t.Errorf("standard input: %s", p.Frozen.HTTP.Body)
 		}

@@ -41,7 +41,7 @@ const (
 	KindEdit     Kind = "edit"     // a person changed what is asked for; the approval named is closed
 	KindAdmin    Kind = "admin"    // a change of configuration, skills or tokens
 	KindSpend    Kind = "spend"    // a warning of the month's cap, a run that waits for a higher one, a cost without an outcome
-	KindAlarm    Kind = "alarm"    // a worker tried what it may not
+	KindAlarm    Kind = "alarm"    // a worker or a plugin tried what it may not
 	KindProbe    Kind = "probe"    // a look for the effect of an attempt that was cut off
 	KindUnknown  Kind = "unknown"  // nobody can tell what an attempt did: a person is asked
 	KindErase    Kind = "erase"    // a run's content is gone for good

@@ -196,6 +196,7 @@ func (x *Connector) Plan(c connectors.Call) (connectors.Plan, *abi.Denial) {
 	}
 	p, err := o.freeze(reply.GetRequest(), c.Key)
 	if err != nil {
+		x.s.Alarm("it planned what it may not: " + err.Error())
 		return p, abi.Deny(abi.Upstream, "the plugin "+x.s.Name+" planned what it may not: "+err.Error(), "tell the operator")
 	}
 	return p, nil
@@ -296,6 +297,7 @@ func (x *Connector) Parse(ctx context.Context, c connectors.Call, p connectors.P
 	var text []byte
 	if denial == nil {
 		if text, err = abi.Canonical(reply.GetReply()); err != nil || len(text) > MaxReply-1024 {
+			x.s.Alarm("its reply is too large, or no JSON with integers only")
 			denial = abi.Deny(abi.Upstream, "the plugin's reply is too large, or no JSON with integers only", "tell the operator")
 		}
 	}

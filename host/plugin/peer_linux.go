@@ -27,6 +27,7 @@ func (r *run) dial(ctx context.Context, _ string) (net.Conn, error) {
 		err = failed
 	}
 	if err == nil && int(peer.Pid) != r.p.PID() {
+		r.alarm("another process listens on its socket")
 		err = fmt.Errorf("process %d listens there, not the plugin", peer.Pid)
 	}
 	if err != nil {

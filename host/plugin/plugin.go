@@ -5,7 +5,8 @@
 //  1. What the operator pinned counts. A plugin that describes itself otherwise is
 //     refused (TestLinuxPluginsThatDoNotComeUp).
 //  2. A plugin names one socket in its own directory, and who listens there is the
-//     process that was started (TestLinuxPluginsThatDoNotComeUp).
+//     process that was started (TestLinuxPluginsThatDoNotComeUp,
+//     TestAnotherProcessOnItsSocket).
 //  3. It says what would be sent and never what it costs, who may do it, with whose
 //     credential, or under which key (TestLinuxPluginsThatMisbehave).
 //  4. Whatever it answers, or fails to answer in time, is a refusal; the process is
@@ -13,7 +14,10 @@
 //  5. Its replies are external (TestLinuxConnectorPlugin). Its refusals and findings are
 //     ids, so that no words of it appear as the host's.
 //  6. A scanner that is down holds everything back (TestLinuxScannerPlugin).
-//  7. The host opens no stream to it, so that it cannot push.
+//  7. The host opens no stream to it, so that it cannot push
+//     (TestAPluginThatLiesInTheProtocol).
+//  8. What it claims or does and may not is told to whoever listens, in the host's
+//     words (TestLinuxALyingPluginIsNamed).
 //
 // The tests named TestLinux are in cmd/monroed, where the walls are.
 //
@@ -86,6 +90,9 @@ type Config struct {
 	// Start starts its program on a private directory with this environment, confined.
 	// An error that wraps ErrPinned is final.
 	Start func(ctx context.Context, dir string, env []string) (Process, error)
+	// Alarm is told what the plugin claimed or did and may not, in the host's words. It
+	// must not block. nil means that nobody listens.
+	Alarm func(what string)
 	Now   func() time.Time
 	Log   *slog.Logger
 	// CallWithin is for tests; 0 means the constant.
@@ -145,6 +152,9 @@ func newSupervisor(c Config, kind string, describe func(context.Context, *grpc.C
 	if c.CallWithin == 0 {
 		c.CallWithin = CallWithin
 	}
+	if c.Alarm == nil {
+		c.Alarm = func(string) {}
+	}
 	return &supervisor{Config: c, kind: kind, describe: describe}, nil
 }
 
@@ -167,8 +177,12 @@ func (s *supervisor) call(ctx context.Context, f func(context.Context, *grpc.Cli
 		s.drop(r, fmt.Errorf("a call of it failed: %s", code))
 	}
 	reason := "the plugin " + s.Name + " failed"
-	if late {
+	switch {
+	case late:
 		reason = "the plugin " + s.Name + " did not answer in time"
+		s.Alarm("it did not answer in time")
+	case code == codes.ResourceExhausted:
+		s.Alarm("its answer is larger than the protocol allows")
 	}
 	return &abi.Denial{Code: abi.Upstream, Reason: reason, Remedy: "try again later, or tell the operator"}
 }
@@ -239,7 +253,7 @@ func (s *supervisor) Close() error {
 
 // start starts the program, connects and asks what it is.
 func (s *supervisor) start() (_ *running, err error) {
-	proc := &run{name: s.Name, start: s.Start}
+	proc := &run{name: s.Name, start: s.Start, alarm: s.Alarm}
 	client := goplugin.NewClient(&goplugin.ClientConfig{
 		HandshakeConfig:  plugin.Handshake,
 		Plugins:          goplugin.PluginSet{s.kind: dispensed{}},
@@ -286,6 +300,9 @@ func (s *supervisor) start() (_ *running, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), StartWithin)
 	defer cancel()
 	if err := s.describe(ctx, r.conn); err != nil {
+		if errors.Is(err, ErrPinned) {
+			s.Alarm(err.Error())
+		}
 		return nil, err
 	}
 	return r, nil
@@ -323,6 +340,7 @@ func (dispensed) GRPCClient(_ context.Context, _ *goplugin.GRPCBroker, c *grpc.C
 type run struct {
 	name  string
 	start func(context.Context, string, []string) (Process, error)
+	alarm func(string)
 
 	env  []string
 	dir  string
@@ -355,6 +373,9 @@ func (r *run) close() {
 
 func (r *run) Start(ctx context.Context) (err error) {
 	if r.p, err = r.start(ctx, r.dir, r.env); err != nil {
+		if errors.Is(err, ErrPinned) {
+			r.alarm(err.Error())
+		}
 		return err
 	}
 	from, to := io.Pipe()
@@ -413,6 +434,7 @@ func (r *run) ID() string {
 func (r *run) PluginToHost(network, address string) (string, string, error) {
 	name := strings.TrimPrefix(address, "./")
 	if network != "unix" || name == "" || name == "." || name == ".." || len(name) > 64 || strings.ContainsAny(name, "/\x00@") {
+		r.alarm("it names something else than a socket in its directory")
 		return "", "", errors.New("it names something else than a socket in its directory")
 	}
 	r.socket = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", r.open.Fd()), name)

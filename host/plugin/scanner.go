@@ -108,6 +108,7 @@ func (x *Scanner) scan(ctx context.Context, q *pluginpb.ScanRequest) *abi.Denial
 			return abi.Deny(abi.Scan, x.s.Name+": "+f.Reason, "leave it out")
 		}
 	}
+	x.s.Alarm("it answered with a finding that is not pinned")
 	return abi.Deny(abi.Scan, "the scanner "+x.s.Name+" found something that has no name", "tell the operator")
 }
 

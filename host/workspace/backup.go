@@ -216,6 +216,13 @@ func Restore(ctx context.Context, c Config, from string) error {
 			return fmt.Errorf("restore: %s is there already, and is another one than the backup's: move it away, and keep it", filepath.Join(c.Dir, name))
 		}
 	}
+	// A server's database is in place already: it is made safe to serve before there is a
+	// workspace that could be served. Without its lease nothing is left, and one tries again.
+	if c.Postgres != nil {
+		if err := hold(ctx, c, "", b); err != nil {
+			return err
+		}
+	}
 	const halfway = "restoring.db" // a database that is safe to serve gets its name
 	for rel := range b.Files {
 		to := rel
@@ -240,10 +247,10 @@ func Restore(ctx context.Context, c Config, from string) error {
 	if _, err := vault.OpenKeysetWith(ctx, filepath.Join(c.Dir, "keyset.json"), c.Name, c.KEK, 0); err != nil {
 		return err
 	}
-	if err := hold(ctx, c, halfway, b); err != nil {
-		return err
-	}
 	if c.Postgres == nil {
+		if err := hold(ctx, c, halfway, b); err != nil {
+			return err
+		}
 		if err := os.Rename(filepath.Join(c.Dir, halfway), filepath.Join(c.Dir, databaseName)); err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}

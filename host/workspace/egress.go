@@ -60,3 +60,13 @@ func (w *Workspace) Alarm(ctx context.Context, a flow.Alarm) {
 		}
 	}
 }
+
+// PluginAlarm records what a plugin claimed or did and may not. program is the pinned
+// SHA-256 of its program.
+func (w *Workspace) PluginAlarm(ctx context.Context, plugin, program, what string) {
+	leaf := audit.Leaf{TimeMS: w.Now().UnixMilli(), Kind: audit.KindAlarm, Module: program, Detail: "the plugin " + plugin + ": " + what}
+	err := w.store.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error { _, err := audit.Append(tx, leaf); return err })
+	if err != nil {
+		w.Log.Error("the alarm could not be recorded", slog.String("error", err.Error()))
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"time"
 	"unsafe"
 
+	kernel "github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/getmonroe/monroe/sandbox/cgroup"
@@ -185,6 +187,10 @@ func attempts() map[string]string {
 		}
 		return unix.Sendto(fd, udpPacket(port), 0, &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: lo.Index, Halen: 6})
 	})
+	for how, flags := range map[string]byte{"": 0, " async": iosqeAsync} {
+		with("io_uring connect"+how, unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error { return uringConnect(fd, port, flags) })
+		with("io_uring sendmsg"+how, unix.AF_INET, unix.SOCK_DGRAM, 0, func(fd int) error { return uringSend(fd, port, flags) })
+	}
 	_, err := unix.Write(3, []byte("inherited"))
 	show("inherited connected", err)
 	show("inherited unconnected", unix.Connect(4, v4))
@@ -281,7 +287,7 @@ func TestRootWorkerTable(t *testing.T) {
 			t.Errorf("%s came to %s, not %s", name, got[name], want)
 		}
 	}
-	if len(twin) != 18 || refused < 10 {
+	if len(twin) != 22 || refused < 14 {
 		t.Errorf("%d attempts, %d to refuse", len(twin), refused)
 	}
 	c, err := b.Workers()
@@ -609,4 +615,58 @@ func TestRootFlood(t *testing.T) {
 
 func TestRootWithoutCapabilities(t *testing.T) {
 	is(t, run(t, newHouse(t), ebpf.Enforce, "powerless", 65534), map[string]string{"caps": "0000000000000000", "leased": "ok", "bare": "EPERM", "detach": "EINVAL", "program": "EPERM"})
+}
+
+// TestRootColumns holds every row of the table against each column by itself, beside
+// the twin without programs: what one set of hooks leaves open another has to shut,
+// and what all leave open is for the other walls (system call filter, namespaces,
+// descriptors).
+func TestRootColumns(t *testing.T) {
+	deny := func(kept []kernel.AttachType) func(string) (*ebpf.Guard, error) {
+		return func(group string) (*ebpf.Guard, error) {
+			g, err := ebpf.DenyAll(group)
+			if err != nil {
+				return nil, err
+			}
+			return g, g.Keep(kept)
+		}
+	}
+	for _, c := range []struct {
+		column string
+		stand  func(string) (*ebpf.Guard, error)
+		open   []string // besides those that nothing of this sees
+	}{
+		{"connect and sendmsg", deny(ebpf.ConnectAndSend), []string{"raw icmp", "raw header", "tcp4 bind"}},
+		{"connect, sendmsg and packets", deny(ebpf.AndPackets), []string{"tcp4 bind"}},
+		{"socket", deny(ebpf.SocketCreate), nil},
+		{"all of a worker's", ebpf.DenyAll, nil},
+		{"a daemon's, without a lease", func(group string) (*ebpf.Guard, error) { return ebpf.RequireLeases(group, ebpf.Enforce) }, []string{"tcp4 bind"}},
+	} {
+		t.Run(c.column, func(t *testing.T) {
+			h := newHouse(t)
+			port := peer(t)
+			twin := tryAll(t, h.workers, port)
+			g, err := c.stand(h.workers)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer g.Close()
+			got := tryAll(t, h.workers, port)
+			if len(twin) != 22 || len(got) != len(twin) {
+				t.Errorf("%d attempts, %d without the programs", len(got), len(twin))
+			}
+			for name, before := range twin {
+				want := "EPERM"
+				if passes[name] || slices.Contains(c.open, name) {
+					want = "ALLOWED"
+				}
+				if before != "ALLOWED" || got[name] != want {
+					t.Errorf("%s came to %s, want %s; without the programs to %s", name, got[name], want, before)
+				}
+			}
+			if err := g.Detach(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -53,10 +53,11 @@ const (
 const (
 	// ReadyWithin is how long a worker may take to confine itself and to load.
 	ReadyWithin = 10 * time.Second
-	// CompileWall is how long a compile worker may live.
-	CompileWall = 20 * time.Second
+	// CompileWall is how long a compile worker may live: with the way there and back, a
+	// hostile upload is refused within 20 s.
+	CompileWall = 18 * time.Second
 	// CompileCPU is its processor time.
-	CompileCPU = 20 * time.Second
+	CompileCPU = 18 * time.Second
 	// RunMemory is what a run worker may hold, in bytes: the guest's memory, what the
 	// engine needs beside it, and the collector's slack.
 	RunMemory = 1536 << 20

@@ -46,8 +46,8 @@ func (b *bench) open(ctx context.Context, dir string, spares, workers int) (*rig
 	if err != nil {
 		return nil, err
 	}
-	// Each sleep is to end in a replay, and an operation that takes no time is not.
-	keep := 500 * time.Microsecond
+	// Each sleep (50 ms) is to end in a replay, and an effect is not, also on a slow disk.
+	keep := 20 * time.Millisecond
 	operator.Waits.KeepWorker = &keep
 	operator.Workers = workers
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))

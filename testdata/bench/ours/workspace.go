@@ -35,7 +35,7 @@ const (
 // Requests, canonical as the SDK makes them.
 const (
 	describe = `{"args":{},"op":"host.describe","v":1}`
-	sleep    = `{"args":{"ms":1},"op":"time.sleep","v":1}`
+	sleep    = `{"args":{"ms":50},"op":"time.sleep","v":1}`
 	effect   = `{"args":{"args":{},"operation":"` + meter + `"},"op":"send","v":1}`
 )
 

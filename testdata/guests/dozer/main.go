@@ -26,7 +26,7 @@ func run(r *guest.Run) error {
 		}
 	}
 	for range in.Sleeps {
-		if err := r.Sleep(time.Millisecond); err != nil {
+		if err := r.Sleep(50 * time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -44,6 +44,17 @@ func main() {
 	plugin.ServeConnector(hostile{})
 }
 
+// inherited are the sockets that were open before this program made one.
+var inherited = func() string {
+	list := "none"
+	for fd := range 1024 {
+		if _, err := unix.Getsockname(fd); err == nil {
+			list += fmt.Sprint(" ", fd)
+		}
+	}
+	return list
+}()
+
 type hostile struct{}
 
 func (hostile) Operations() []plugin.Operation {
@@ -82,6 +93,8 @@ func (hostile) Plan(c plugin.Call) (plugin.Request, error) {
 	case "stdin":
 		n, err := os.Stdin.Read(make([]byte, 1))
 		r.Body = fmt.Append(nil, n, " ", err)
+	case "inherited":
+		r.Body = []byte(inherited)
 	case "connect-unix":
 		r.Body = []byte(connect(argument))
 	case "datagram":

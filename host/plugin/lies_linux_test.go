@@ -1,0 +1,175 @@
+package plugin_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/connectors/plugin/pluginpb"
+	"github.com/getmonroe/monroe/host/plugin"
+)
+
+// liar is a plugin in this process that answers as a test says, whatever the protocol
+// allows.
+type liar struct {
+	pid    int
+	end    chan struct{}
+	once   sync.Once
+	stdout io.ReadCloser
+	server *grpc.Server
+}
+
+func (l *liar) PID() int              { return l.pid }
+func (l *liar) Stdout() io.ReadCloser { return l.stdout }
+func (l *liar) Stderr() string        { return "" }
+func (l *liar) Kill()                 { l.once.Do(func() { l.server.Stop(); close(l.end) }) }
+func (l *liar) Wait() error           { <-l.end; return nil }
+func (l *liar) Done() <-chan struct{} { return l.end }
+
+type world struct {
+	connector *plugin.Connector
+	mu        sync.Mutex
+	alarms    []string
+	asked     []string // methods, as the plugin saw them
+}
+
+func (w *world) told() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.alarms, "; ")
+}
+
+// lying starts a plugin that says it is process pid and answers Plan by a function.
+func lying(t *testing.T, pid int, plan func(grpc.ServerStream) error) *world {
+	t.Helper()
+	w := &world{}
+	dir := t.TempDir()
+	handle := func(_ any, s grpc.ServerStream) error {
+		method, _ := grpc.MethodFromServerStream(s)
+		w.mu.Lock()
+		w.asked = append(w.asked, method)
+		w.mu.Unlock()
+		if !strings.HasSuffix(method, "/Describe") {
+			return plan(s)
+		}
+		if err := s.RecvMsg(&pluginpb.DescribeRequest{}); err != nil {
+			return err
+		}
+		return s.SendMsg(&pluginpb.Description{Operations: []*pluginpb.Operation{{
+			Name: "x.read", Version: 1, Effect: "read", Replay: "pure", Summary: "Reads.", Args: []byte("{}"), Allow: []*pluginpb.Pattern{{Method: "GET", Url: "https://x.example/**"}},
+		}}})
+	}
+	c, err := plugin.NewConnector(plugin.Config{
+		Name: "x", Dir: filepath.Join(dir, "x"), Log: slog.New(slog.DiscardHandler), CallWithin: 200 * time.Millisecond,
+		Alarm: func(what string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.alarms = append(w.alarms, what)
+		},
+		Start: func(ctx context.Context, dir string, _ []string) (plugin.Process, error) {
+			l, err := (&net.ListenConfig{}).Listen(ctx, "unix", filepath.Join(dir, "s"))
+			if err != nil {
+				return nil, err
+			}
+			p := &liar{pid: pid, end: make(chan struct{}), stdout: io.NopCloser(strings.NewReader("1|1|unix|./s|grpc|\n")), server: grpc.NewServer(grpc.UnknownServiceHandler(handle))}
+			go func() { _ = p.server.Serve(l) }() // ends with Stop
+			return p, nil
+		},
+	}, pinned())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.connector = c
+	return w
+}
+
+// answer receives the question and sends messages.
+func answer(list ...proto.Message) func(grpc.ServerStream) error {
+	return func(s grpc.ServerStream) error {
+		if err := s.RecvMsg(&pluginpb.PlanRequest{}); err != nil {
+			return err
+		}
+		for _, m := range list {
+			if err := s.SendMsg(m); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// TestAPluginThatLiesInTheProtocol: each is refused, and the host goes on. Its twin that
+// answers once, in time, to what was asked, plans.
+func TestAPluginThatLiesInTheProtocol(t *testing.T) {
+	good := &pluginpb.PlanReply{Request: &pluginpb.Request{Method: "GET", Url: "https://x.example/a"}}
+	for name, c := range map[string]struct {
+		plan   func(grpc.ServerStream) error
+		reason string // empty: it plans
+		alarm  string
+	}{
+		"the twin":                      {answer(good), "", ""},
+		"twice":                         {answer(good, good), "the plugin x failed", ""},
+		"nothing":                       {answer(), "the plugin x failed", ""},
+		"an answer to Parse":            {answer(&pluginpb.ParseReply{Reply: []byte(`{"a":1}`)}), "the plugin x", ""},
+		"an answer to Describe":         {answer(&pluginpb.Description{Findings: []string{"a"}}), "the plugin x planned what it may not", "it planned what it may not: the URL is not a plain one"},
+		"more than the protocol allows": {answer(&pluginpb.PlanReply{Request: &pluginpb.Request{Method: "GET", Url: "https://x.example/a", Body: make([]byte, 9<<20)}}), "the plugin x failed", "its answer is larger than the protocol allows"},
+		"after its time": {func(s grpc.ServerStream) error {
+			<-s.Context().Done()
+			return answer(good)(s)
+		}, "the plugin x did not answer in time", "it did not answer in time"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := lying(t, os.Getpid(), c.plan)
+			p, d := w.connector.Plan(connectors.Call{Operation: "x.read", Args: []byte("{}")})
+			switch {
+			case c.reason == "" && (d != nil || p.Frozen.HTTP == nil || p.Frozen.HTTP.URL != "https://x.example/a"):
+				t.Errorf("%+v, %+v", d, p)
+			case c.reason != "" && (d == nil || d.Code != abi.Upstream || !strings.Contains(d.Reason, c.reason)):
+				t.Errorf("%+v, %+v", d, p)
+			}
+			if got := w.told(); !strings.Contains(got, c.alarm) || c.alarm == "" && c.reason == "" && got != "" {
+				t.Errorf("alarms %q, want %q", got, c.alarm)
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for _, m := range w.asked { // law 7: go-plugin would open streams of its own
+				if !strings.HasSuffix(m, "/Describe") && !strings.HasSuffix(m, "/Plan") {
+					t.Errorf("the plugin was asked for %s", m)
+				}
+			}
+		})
+	}
+}
+
+// TestAnotherProcessOnItsSocket: who listens has to be the process that was started.
+func TestAnotherProcessOnItsSocket(t *testing.T) {
+	w := lying(t, os.Getppid(), answer(&pluginpb.PlanReply{}))
+	if _, d := w.connector.Plan(connectors.Call{Operation: "x.read"}); d == nil || d.Code != abi.Upstream || !strings.Contains(d.Reason, "is down") {
+		t.Errorf("%+v", d)
+	}
+	if got := w.told(); !strings.Contains(got, "another process listens on its socket") {
+		t.Errorf("alarms %q", got)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.asked) > 0 {
+		t.Errorf("it was asked for %v", w.asked)
+	}
+}
