@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/sandbox"
 	"github.com/getmonroe/monroe/sandbox/spawn"
+	"github.com/getmonroe/monroe/testdata/bench/timing"
 )
 
 const (
@@ -31,44 +30,13 @@ func (b *bench) worker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var entered []time.Time
-	run := func(n int) (time.Time, error) {
-		entered = entered[:0]
-		begin := time.Now()
-		h := sandbox.NewHost(sandbox.Config{
-			Limits: abi.Limits{Calls: 1<<32 - 1}, Input: fmt.Appendf(nil, `{"n":%d}`, n),
-			Call: func(request []byte) ([]byte, int64, error) {
-				entered = append(entered, time.Now())
-				r, denial := abi.DecodeRequest(request)
-				if denial != nil {
-					return nil, 0, denial
-				}
-				return abi.OK(r.Args).Encode(), 0, nil
-			},
-		})
-		status, _, err := sandbox.Run(module, h)
-		if err == nil && (status != 0 || len(entered) < n) {
-			err = fmt.Errorf("status %d after %d of %d calls", status, len(entered), n)
-		}
-		return begin, err
-	}
-	var starts, calls []time.Duration
-	for range guestStarts {
-		begin, err := run(1)
-		if err != nil {
-			return err
-		}
-		starts = append(starts, entered[0].Sub(begin))
-	}
-	if _, err := run(guestCalls + 1); err != nil {
+	t, err := timing.Guest(module, guestStarts, guestCalls)
+	if err != nil {
 		return err
 	}
-	for i := range guestCalls {
-		calls = append(calls, entered[i+1].Sub(entered[i]))
-	}
 	return errors.Join(
-		b.report("guest_start_go", time.Microsecond, starts, b.of("extism_start_to_first_host_call", "extism: instance to first host call"), 0, false),
-		b.report("hostcall_in_worker", time.Microsecond, calls, b.of("extism_host_call_round_trip_100B", "extism: host call that echoes 100 bytes"), 0, false),
+		b.report("guest_start_go", time.Microsecond, t.Starts, b.of("extism_start_to_first_host_call", "extism: instance to first host call"), 0, false),
+		b.report("hostcall_in_worker", time.Microsecond, t.Calls, b.of("extism_host_call_round_trip_100B", "extism: host call that echoes 100 bytes"), 0, false),
 		b.workerStart(ctx),
 	)
 }
