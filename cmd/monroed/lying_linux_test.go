@@ -90,6 +90,7 @@ func TestLinuxALyingPluginIsNamed(t *testing.T) {
 			t.Errorf("the log does not tell of %q", says)
 		}
 	}
+	ask(t, map[string]string{"try": "fail"}, abi.Upstream, "the plugin hostile failed", "", 0) // honestly
 	request := func(r sdk.Request) map[string]any { return map[string]any{"request": r} }
 	const at = "http://127.0.0.1:1/x"
 	ask(t, map[string]string{"try": "stdin"}, abi.Scope, "", "", 0)

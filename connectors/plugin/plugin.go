@@ -26,8 +26,6 @@ import (
 	hclog "github.com/hashicorp/go-hclog"
 	goplugin "github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/getmonroe/monroe/connectors/plugin/pluginpb"
 )
@@ -196,10 +194,14 @@ func (s connectorServer) Parse(_ context.Context, r *pluginpb.ParseRequest) (*pl
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
-		return nil, status.Error(codes.Internal, "the reply is not JSON")
+		return nil, errors.New("the reply is not JSON")
 	}
 	return &pluginpb.ParseReply{Reply: b}, nil
 }
+
+// errFailed becomes UNKNOWN on its way. It says nothing more: the host repeats no words
+// of a plugin.
+var errFailed = errors.New("the plugin failed")
 
 func refused(err error) (pluginpb.Refusal, error) {
 	switch {
@@ -212,7 +214,7 @@ func refused(err error) (pluginpb.Refusal, error) {
 	case errors.Is(err, ErrUpstream):
 		return pluginpb.Refusal_REFUSAL_UPSTREAM, nil
 	}
-	return pluginpb.Refusal_REFUSAL_NONE, status.Error(codes.Internal, "the plugin failed")
+	return pluginpb.Refusal_REFUSAL_NONE, errFailed
 }
 
 type scannerServer struct {
@@ -229,7 +231,7 @@ func (s scannerServer) Scan(_ context.Context, r *pluginpb.ScanRequest) (*plugin
 		Leaves: r.GetDirection() != pluginpb.Direction_DIRECTION_IN, Kind: r.GetKind(), Destination: r.GetDestination(), Bytes: r.GetContent(),
 	})
 	if err != nil {
-		return nil, status.Error(codes.Internal, "the plugin failed")
+		return nil, errFailed
 	}
 	return &pluginpb.ScanReply{Finding: found}, nil
 }

@@ -2,6 +2,7 @@ package plugin_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/getmonroe/monroe/abi"
@@ -54,6 +57,19 @@ func (w *world) told() string {
 // lying starts a plugin that says it is process pid and answers Plan by a function.
 func lying(t *testing.T, pid int, plan func(grpc.ServerStream) error) *world {
 	t.Helper()
+	return serving(t, pid, func(s grpc.ServerStream) error {
+		if err := s.RecvMsg(&pluginpb.DescribeRequest{}); err != nil {
+			return err
+		}
+		return s.SendMsg(&pluginpb.Description{Operations: []*pluginpb.Operation{{
+			Name: "x.read", Version: 1, Effect: "read", Replay: "pure", Summary: "Reads.", Args: []byte("{}"), Allow: []*pluginpb.Pattern{{Method: "GET", Url: "https://x.example/**"}},
+		}}})
+	}, plan)
+}
+
+// serving starts a plugin that answers Describe and all else by functions.
+func serving(t *testing.T, pid int, describe, plan func(grpc.ServerStream) error) *world {
+	t.Helper()
 	w := &world{}
 	dir := t.TempDir()
 	handle := func(_ any, s grpc.ServerStream) error {
@@ -64,12 +80,7 @@ func lying(t *testing.T, pid int, plan func(grpc.ServerStream) error) *world {
 		if !strings.HasSuffix(method, "/Describe") {
 			return plan(s)
 		}
-		if err := s.RecvMsg(&pluginpb.DescribeRequest{}); err != nil {
-			return err
-		}
-		return s.SendMsg(&pluginpb.Description{Operations: []*pluginpb.Operation{{
-			Name: "x.read", Version: 1, Effect: "read", Replay: "pure", Summary: "Reads.", Args: []byte("{}"), Allow: []*pluginpb.Pattern{{Method: "GET", Url: "https://x.example/**"}},
-		}}})
+		return describe(s)
 	}
 	c, err := plugin.NewConnector(plugin.Config{
 		Name: "x", Dir: filepath.Join(dir, "x"), Log: slog.New(slog.DiscardHandler), CallWithin: 200 * time.Millisecond,
@@ -115,6 +126,18 @@ func answer(list ...proto.Message) func(grpc.ServerStream) error {
 	}
 }
 
+const breaks = "its answer breaks the protocol"
+
+// fails receives the question and ends the call with an error.
+func fails(err error) func(grpc.ServerStream) error {
+	return func(s grpc.ServerStream) error {
+		if e := answer()(s); e != nil {
+			return e
+		}
+		return err
+	}
+}
+
 // TestAPluginThatLiesInTheProtocol: each is refused, and the host goes on. Its twin that
 // answers once, in time, to what was asked, plans.
 func TestAPluginThatLiesInTheProtocol(t *testing.T) {
@@ -125,9 +148,12 @@ func TestAPluginThatLiesInTheProtocol(t *testing.T) {
 		alarm  string
 	}{
 		"the twin":                      {answer(good), "", ""},
-		"twice":                         {answer(good, good), "the plugin x failed", ""},
-		"nothing":                       {answer(), "the plugin x failed", ""},
-		"an answer to Parse":            {answer(&pluginpb.ParseReply{Reply: []byte(`{"a":1}`)}), "the plugin x", ""},
+		"twice":                         {answer(good, good), "the plugin x failed", breaks},
+		"nothing":                       {answer(), "the plugin x failed", breaks},
+		"bytes that are no message":     {answer(&pluginpb.ParseReply{Reply: []byte{0xff}}), "the plugin x failed", breaks},
+		"no such call":                  {fails(status.Error(codes.Unimplemented, "unknown method Plan")), "the plugin x failed", "it does not serve a call of the protocol"},
+		"an honest failure":             {fails(errors.New("no luck")), "the plugin x failed", ""},
+		"an answer to Parse":            {answer(&pluginpb.ParseReply{Reply: []byte(`{"a":1}`)}), "the plugin x failed", breaks},
 		"an answer to Describe":         {answer(&pluginpb.Description{Findings: []string{"a"}}), "the plugin x planned what it may not", "it planned what it may not: the URL is not a plain one"},
 		"more than the protocol allows": {answer(&pluginpb.PlanReply{Request: &pluginpb.Request{Method: "GET", Url: "https://x.example/a", Body: make([]byte, 9<<20)}}), "the plugin x failed", "its answer is larger than the protocol allows"},
 		"after its time": {func(s grpc.ServerStream) error {
@@ -137,14 +163,18 @@ func TestAPluginThatLiesInTheProtocol(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := lying(t, os.Getpid(), c.plan)
+			began := time.Now()
 			p, d := w.connector.Plan(connectors.Call{Operation: "x.read", Args: []byte("{}")})
+			if after := time.Since(began); after > time.Second { // the alarm was told before it came back
+				t.Errorf("it was named after %v", after)
+			}
 			switch {
 			case c.reason == "" && (d != nil || p.Frozen.HTTP == nil || p.Frozen.HTTP.URL != "https://x.example/a"):
 				t.Errorf("%+v, %+v", d, p)
 			case c.reason != "" && (d == nil || d.Code != abi.Upstream || !strings.Contains(d.Reason, c.reason)):
 				t.Errorf("%+v, %+v", d, p)
 			}
-			if got := w.told(); !strings.Contains(got, c.alarm) || c.alarm == "" && c.reason == "" && got != "" {
+			if got := w.told(); got != c.alarm {
 				t.Errorf("alarms %q, want %q", got, c.alarm)
 			}
 			w.mu.Lock()
@@ -171,5 +201,16 @@ func TestAnotherProcessOnItsSocket(t *testing.T) {
 	defer w.mu.Unlock()
 	if len(w.asked) > 0 {
 		t.Errorf("it was asked for %v", w.asked)
+	}
+}
+
+// TestAPluginThatDoesNotDescribeItself: it serves no such call, and is down and named.
+func TestAPluginThatDoesNotDescribeItself(t *testing.T) {
+	w := serving(t, os.Getpid(), func(grpc.ServerStream) error { return status.Error(codes.Unimplemented, "unknown method Describe") }, answer())
+	if _, d := w.connector.Plan(connectors.Call{Operation: "x.read"}); d == nil || d.Code != abi.Upstream || !strings.Contains(d.Reason, "is down") {
+		t.Errorf("%+v", d)
+	}
+	if got := w.told(); got != "it does not serve a call of the protocol" {
+		t.Errorf("alarms %q", got)
 	}
 }

@@ -181,10 +181,17 @@ func (s *supervisor) call(ctx context.Context, f func(context.Context, *grpc.Cli
 	case late:
 		reason = "the plugin " + s.Name + " did not answer in time"
 		s.Alarm("it did not answer in time")
-	case code == codes.ResourceExhausted:
-		s.Alarm("its answer is larger than the protocol allows")
+	case broken[code] != "":
+		s.Alarm(broken[code])
 	}
 	return &abi.Denial{Code: abi.Upstream, Reason: reason, Remedy: "try again later, or tell the operator"}
+}
+
+// broken are the codes that no plugin fails honestly with.
+var broken = map[codes.Code]string{
+	codes.ResourceExhausted: "its answer is larger than the protocol allows",
+	codes.Internal:          "its answer breaks the protocol", // also what gRPC makes of two answers, of none, and of bytes that are no message
+	codes.Unimplemented:     "it does not serve a call of the protocol",
 }
 
 // get returns the running plugin and starts it if it is its time.
@@ -300,8 +307,11 @@ func (s *supervisor) start() (_ *running, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), StartWithin)
 	defer cancel()
 	if err := s.describe(ctx, r.conn); err != nil {
-		if errors.Is(err, ErrPinned) {
+		switch code := status.Code(err); {
+		case errors.Is(err, ErrPinned):
 			s.Alarm(err.Error())
+		case broken[code] != "":
+			s.Alarm(broken[code])
 		}
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package ebpf_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -134,7 +135,8 @@ func peer(t *testing.T) int {
 }
 
 // attempts tries every way that section of the table names. Arguments come by the
-// environment; descriptors 3 and 4 are inherited sockets.
+// environment; descriptors 3 and 4 are inherited sockets, two more come over descriptor 5,
+// and 6 is a network namespace with one end of a cable.
 func attempts() map[string]string {
 	port, _ := strconv.Atoi(os.Getenv("PORT"))
 	v4 := &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
@@ -194,6 +196,15 @@ func attempts() map[string]string {
 	_, err := unix.Write(3, []byte("inherited"))
 	show("inherited connected", err)
 	show("inherited unconnected", unix.Connect(4, v4))
+	passed, err := received(5)
+	if err != nil || len(passed) != 2 {
+		out["passed"] = fmt.Sprint(passed, err)
+		return out
+	}
+	_, err = unix.Write(passed[0], []byte("passed"))
+	show("passed connected", err)
+	show("passed unconnected", unix.Connect(passed[1], v4))
+	show("packet over a cable", sendOverCable(6, udpPacket(port)))
 	return out
 }
 
@@ -218,27 +229,35 @@ func udpPacket(port int) []byte {
 	return append(p, payload...)
 }
 
-// tryAll runs attempts in a group, with two sockets that were made outside.
-func tryAll(t *testing.T, group string, port int) map[string]string {
+// outside makes a connected and an unconnected socket in the test's own group.
+func outside(t *testing.T, port int) (connected, unconnected *os.File) {
 	t.Helper()
 	conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	connected, err := conn.(*net.TCPConn).File()
-	if err != nil {
+	if connected, err = conn.(*net.TCPConn).File(); err != nil {
 		t.Fatal(err)
 	}
-	defer connected.Close()
+	t.Cleanup(func() { connected.Close() })
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	unconnected := os.NewFile(uintptr(fd), "unconnected")
-	defer unconnected.Close()
+	unconnected = os.NewFile(uintptr(fd), "unconnected")
+	t.Cleanup(func() { unconnected.Close() })
+	return connected, unconnected
+}
+
+// tryAll runs attempts in a group, with sockets that were made outside, and looks what
+// came out of the other end of the cable.
+func tryAll(t *testing.T, group string, port int) map[string]string {
+	t.Helper()
+	connected, unconnected := outside(t, port)
+	c := newCable(t)
 	cmd := command(t, group, "attempts", "PORT="+strconv.Itoa(port))
-	cmd.ExtraFiles = []*os.File{connected, unconnected}
+	cmd.ExtraFiles = []*os.File{connected, unconnected, pass(t, port), c.near}
 	text, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -247,13 +266,24 @@ func tryAll(t *testing.T, group string, port int) map[string]string {
 	if err := json.Unmarshal(text, &out); err != nil {
 		t.Fatal(err)
 	}
+	if out["packet over a cable"] == "ALLOWED" {
+		if got, err := c.arrived(); err != nil || !bytes.Equal(got, udpPacket(port)) {
+			t.Errorf("%q arrived at the other end, %v", got, err)
+		}
+	}
 	return out
 }
 
+// rows is how many attempts there are.
+const rows = 25
+
 // passes are the rows of the table that no program of a control group sees: packet,
 // netlink and vsock sockets are no business of IP, and a socket counts for the group
-// that it was made in.
-var passes = map[string]bool{"netlink": true, "vsock": true, "packet": true, "inherited connected": true, "inherited unconnected": true}
+// that it was made in, however it came here.
+var passes = map[string]bool{
+	"netlink": true, "vsock": true, "packet": true, "packet over a cable": true, "inherited connected": true, "inherited unconnected": true,
+	"passed connected": true, "passed unconnected": true,
+}
 
 // TestRootWorkerTable holds every attempt beside the same one without the programs.
 func TestRootWorkerTable(t *testing.T) {
@@ -287,7 +317,7 @@ func TestRootWorkerTable(t *testing.T) {
 			t.Errorf("%s came to %s, not %s", name, got[name], want)
 		}
 	}
-	if len(twin) != 22 || refused < 14 {
+	if len(twin) != rows || refused < 14 {
 		t.Errorf("%d attempts, %d to refuse", len(twin), refused)
 	}
 	c, err := b.Workers()
@@ -652,7 +682,7 @@ func TestRootColumns(t *testing.T) {
 			}
 			defer g.Close()
 			got := tryAll(t, h.workers, port)
-			if len(twin) != 22 || len(got) != len(twin) {
+			if len(twin) != rows || len(got) != len(twin) {
 				t.Errorf("%d attempts, %d without the programs", len(got), len(twin))
 			}
 			for name, before := range twin {

@@ -80,6 +80,8 @@ func (hostile) Plan(c plugin.Call) (plugin.Request, error) {
 	switch name, argument, _ := strings.Cut(a.Try, " "); name {
 	case "":
 		r = *a.Request
+	case "fail":
+		return r, errors.New("no luck")
 	case "hang":
 		time.Sleep(time.Hour)
 	case "die":
