@@ -171,9 +171,13 @@ func (c *clock) seen() []*life {
 	return slices.Clone(c.lives)
 }
 
-func (c *clock) Spawn(ctx context.Context, dir string, cpu time.Duration) (runner.Worker, error) {
+func (c *clock) Spawn(ctx context.Context, code runner.Code) (runner.Worker, error) {
 	l := &life{asked: time.Now()}
-	p, err := c.s.Spawn(ctx, spawn.ModeRun, dir, cpu)
+	dir, err := code.Dir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.s.Spawn(ctx, spawn.ModeRun, dir, code.CPU)
 	if err != nil {
 		return nil, err
 	}
