@@ -110,8 +110,12 @@ func refusal(f *spawn.FaultError) error {
 // workers starts run workers, by whatever forks here.
 type workers struct{ s *spawn.Spawner }
 
-func (w workers) Spawn(ctx context.Context, dir string, cpu time.Duration) (runner.Worker, error) {
-	p, err := w.s.Spawn(ctx, spawn.ModeRun, dir, cpu)
+func (w workers) Spawn(ctx context.Context, c runner.Code) (runner.Worker, error) {
+	dir, err := c.Dir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := w.s.Spawn(ctx, spawn.ModeRun, dir, c.CPU)
 	if err != nil {
 		return nil, err
 	}

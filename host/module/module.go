@@ -5,9 +5,9 @@
 //
 //  1. The daemon never parses an upload: a confined child does, and the daemon
 //     believes nothing of it but bytes that it hashes itself.
-//  2. An artefact runs only if its MAC over upload, image, artefact, engine and
-//     limits verifies at that moment. Otherwise it is made again from the upload,
-//     whose own digest is its name.
+//  2. An artefact is loaded only if its MAC over upload, image, artefact, engine and
+//     limits verifies at that moment, for a run as for a spare worker. Otherwise it is
+//     made again from the upload, whose own digest is its name.
 //  3. Runs cannot write what other runs load.
 //
 // It knows files, digests and their MAC. It must not know the engine or grants.

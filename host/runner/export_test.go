@@ -14,6 +14,9 @@ func (r *Runner) Instead(do func(context.Context, host.RunID)) {
 	r.drive = func(ctx context.Context, id host.RunID, _ *drive) { do(ctx, id) }
 }
 
+// Settled waits until no spare is being started or ended.
+func (w *Warm) Settled() { w.all.Wait() }
+
 // Idle waits until no run is driven.
 func (r *Runner) Idle() { r.all.Wait() }
 

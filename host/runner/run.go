@@ -80,7 +80,6 @@ type prepared struct {
 	row     store.Run
 	start   Start
 	session *broker.Session
-	dir     string
 	past    []*journal.Answer
 	chain   []grant.Subject // the runs above it, nearest first
 	base    uint32          // calls before this segment; the worker counts from the one after
@@ -181,9 +180,6 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	if err != nil {
 		return nil, err
 	}
-	if p.dir, err = r.Shelf.Dir(ctx, mod); err != nil {
-		return nil, err
-	}
 	p.past = log.Answered()
 	if p.start.Tree == 0 {
 		p.start.Tree = p.start.Limits.Calls
@@ -282,14 +278,17 @@ func (r *Runner) unseal(p *prepared, key *vault.RunKey) error {
 // work gives the run a worker and serves it. Where a call frees the worker, the time
 // that the run may take stops as well, and so does the worker's place.
 func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	wall := time.AfterFunc(p.start.Limits.Wall, func() { cancel(errWall) })
-	defer wall.Stop()
-	w, err := r.Spawner.Spawn(ctx, p.dir, p.start.Limits.CPU)
+	w, err := r.Spawner.Spawn(ctx, r.code(p))
+	if errors.Is(err, errCode) { // another worker would find the same
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStart, err)
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	wall := time.AfterFunc(p.start.Limits.Wall, func() { cancel(errWall) }) // a start has limits of its own
+	defer wall.Stop()
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	defer func() {
 		stop()
@@ -316,6 +315,35 @@ func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
 	}
 	s := &serving{r: r, p: p, w: w}
 	return s.serve(ctx)
+}
+
+// code is what a run's worker loads. It reads the row each time, as the artefact may
+// have been made again since.
+func (r *Runner) code(p *prepared) Code {
+	kit := Kit{Module: p.row.Module, Image: p.row.Image, CPU: p.start.Limits.CPU}
+	return Code{Kit: kit, Dir: func(ctx context.Context) (string, error) {
+		r.loads.RLock()
+		defer r.loads.RUnlock()
+		if err := r.ctx.Err(); err != nil {
+			return "", err
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(r.ctx, cancel)()
+		var m store.Module
+		err := r.Store.Read(ctx, func(tx *store.Tx) (err error) { m, err = tx.Module(kit.Module); return err })
+		if err == nil && m.Image != kit.Image {
+			err = fmt.Errorf("the stored module %s is not the one that the run began with", kit.Module)
+		}
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", errCode, err)
+		}
+		dir, err := r.Shelf.Dir(ctx, m)
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", errCode, err)
+		}
+		return dir, nil
+	}}
 }
 
 // pinned says that this host cannot replay a run.
@@ -356,6 +384,7 @@ var ErrLimit = errors.New("limit of the process")
 var (
 	errWall  = errors.New("wall clock limit")
 	errStart = errors.New("the worker did not start")
+	errCode  = errors.New("the module cannot be loaded")
 	errGone  = errors.New("the worker ended without a word")
 )
 

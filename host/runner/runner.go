@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/broker"
@@ -51,7 +52,23 @@ type Worker interface {
 // Spawner starts run workers (law 17 of the design: directly, or through a
 // privileged spawner).
 type Spawner interface {
-	Spawn(ctx context.Context, dir string, cpu time.Duration) (Worker, error)
+	Spawn(ctx context.Context, c Code) (Worker, error)
+}
+
+// Code is what a worker is started for.
+type Code struct {
+	Kit
+	// Dir verifies the module and returns the directory to load it from. It is called
+	// for each process, right before it is started: what is loaded already is not on
+	// disk any more, and nobody can change it.
+	Dir func(context.Context) (string, error)
+}
+
+// Kit tells workers apart: one that has loaded a kit may serve any run of the same.
+type Kit struct {
+	Module abi.Digest    // of the upload
+	Image  abi.Digest    // of what is executed
+	CPU    time.Duration // processor time; 0 means no limit
 }
 
 // Config wires a Runner. All fields are needed.
@@ -78,6 +95,7 @@ type Runner struct {
 	stop  context.CancelFunc
 	slots chan struct{}
 	all   sync.WaitGroup
+	loads sync.RWMutex                              // held for reading by what verifies a module, by a run or for a spare
 	drive func(context.Context, host.RunID, *drive) // once, or what a test has instead
 
 	pace struct { // a bucket of wake-ups
@@ -386,8 +404,11 @@ func (r *Runner) feed(id host.RunID) *feed {
 // Stop cancels everything that is under way, and does not wait.
 func (r *Runner) Stop() { r.stop() }
 
-// Close stops every worker and waits. Runs stay as they are recorded.
+// Close stops every worker and waits. Runs stay as they are recorded. Nothing uses the
+// store after it, not even what a Spawner that outlives it still wants to load.
 func (r *Runner) Close() {
 	r.Stop()
 	r.all.Wait()
+	r.loads.Lock()
+	defer r.loads.Unlock()
 }

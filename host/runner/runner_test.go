@@ -78,7 +78,14 @@ type fakeSpawner struct {
 // script is what a worker does on its descriptor.
 type script func(conn net.Conn)
 
-func (s *fakeSpawner) Spawn(context.Context, string, time.Duration) (runner.Worker, error) {
+func (s *fakeSpawner) Spawn(ctx context.Context, c runner.Code) (runner.Worker, error) {
+	if _, err := c.Dir(ctx); err != nil {
+		return nil, err
+	}
+	return s.next()
+}
+
+func (s *fakeSpawner) next() (runner.Worker, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {

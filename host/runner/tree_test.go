@@ -30,7 +30,11 @@ type cast struct {
 	spawned func(dir string)
 }
 
-func (s *cast) Spawn(_ context.Context, dir string, _ time.Duration) (runner.Worker, error) {
+func (s *cast) Spawn(ctx context.Context, c runner.Code) (runner.Worker, error) {
+	dir, err := c.Dir(ctx)
+	if err != nil {
+		return nil, err
+	}
 	b, err := os.ReadFile(filepath.Join(dir, "module.wasm"))
 	var m abi.Manifest
 	if err == nil {
@@ -46,7 +50,7 @@ func (s *cast) Spawn(_ context.Context, dir string, _ time.Duration) (runner.Wor
 		s.spawned(dir)
 	}
 	one := &fakeSpawner{ready: engine, scripts: []script{s.play[m.Name]}}
-	return one.Spawn(context.Background(), dir, 0)
+	return one.next()
 }
 
 func (s *cast) count(skill string) int {

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -14,7 +15,8 @@ import (
 //
 // A spare knows nothing but its module's code, and serves one run, like every worker.
 // It is started when a worker of its module ends, since that run, or another of the
-// module, may soon be back. It is safe for concurrent use.
+// module, may soon be back. Like any process it loads what was verified right before,
+// and a run that takes it has nothing to verify. It is safe for concurrent use.
 type Warm struct {
 	from Spawner
 	most int           // spares of all modules together
@@ -30,15 +32,9 @@ type Warm struct {
 	starting int
 }
 
-// what a worker is started for; a worker for one is of no use for another.
-type kit struct {
-	dir string
-	cpu time.Duration
-}
-
 type spare struct {
 	Worker
-	kit
+	kit Kit
 	end *time.Timer
 }
 
@@ -51,27 +47,26 @@ func NewWarm(from Spawner, most int, life time.Duration, log *slog.Logger) *Warm
 }
 
 // Spawn takes the newest spare of the module, or starts a worker.
-func (w *Warm) Spawn(ctx context.Context, dir string, cpu time.Duration) (Worker, error) {
-	k := kit{dir, cpu}
+func (w *Warm) Spawn(ctx context.Context, c Code) (Worker, error) {
 	for {
-		s := w.take(k)
+		s := w.take(c.Kit)
 		if s == nil {
-			fresh, err := w.from.Spawn(ctx, dir, cpu)
+			fresh, err := w.from.Spawn(ctx, c)
 			if err != nil {
 				return nil, err
 			}
-			return &lent{Worker: fresh, w: w, kit: k}, nil
+			return &lent{Worker: fresh, w: w, code: c}, nil
 		}
 		select {
 		case <-s.Done(): // something ended it while it waited: no run shall pay for that
 			w.lost(s)
 		default:
-			return &lent{Worker: s.Worker, w: w, kit: k}, nil
+			return &lent{Worker: s.Worker, w: w, code: c}, nil
 		}
 	}
 }
 
-func (w *Warm) take(k kit) *spare {
+func (w *Warm) take(k Kit) *spare {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, s := range slices.Backward(w.spares) {
@@ -88,19 +83,19 @@ func (w *Warm) take(k kit) *spare {
 type lent struct {
 	Worker
 	w    *Warm
-	kit  kit
+	code Code
 	once sync.Once
 }
 
 func (l *lent) Close() error {
 	err := l.Worker.Close()
-	l.once.Do(func() { l.w.refill(l.kit) })
+	l.once.Do(func() { l.w.refill(l.code) })
 	return err
 }
 
 // refill starts a spare in the background, unless as many are on their way as may be
 // kept. The oldest makes room.
-func (w *Warm) refill(k kit) {
+func (w *Warm) refill(c Code) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ctx.Err() != nil || w.starting >= w.most {
@@ -108,13 +103,13 @@ func (w *Warm) refill(k kit) {
 	}
 	w.starting++
 	w.all.Go(func() {
-		fresh, err := w.from.Spawn(w.ctx, k.dir, k.cpu)
+		fresh, err := w.from.Spawn(w.ctx, c)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.starting--
 		switch {
 		case err != nil:
-			if w.ctx.Err() == nil { // the run that needs one says it aloud
+			if w.ctx.Err() == nil && !errors.Is(err, context.Canceled) { // the run that needs one says it aloud
 				w.log.Warn("a spare worker did not start", slog.String("error", err.Error()))
 			}
 			return
@@ -122,7 +117,7 @@ func (w *Warm) refill(k kit) {
 			w.drop(&spare{Worker: fresh})
 			return
 		}
-		s := &spare{Worker: fresh, kit: k}
+		s := &spare{Worker: fresh, kit: c.Kit}
 		s.end = time.AfterFunc(w.life, func() { w.expire(s) })
 		w.spares = append(w.spares, s)
 		if len(w.spares) > w.most {

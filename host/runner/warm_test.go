@@ -2,22 +2,36 @@ package runner_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/workspace"
 )
 
 // waits is a worker that stays until the host lets it go.
 func waits(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)) }
 
+func code(module string, cpu time.Duration) runner.Code {
+	return runner.Code{
+		Kit: runner.Kit{Module: sha256.Sum256([]byte(module)), CPU: cpu},
+		Dir: func(context.Context) (string, error) { return "", nil },
+	}
+}
+
 func spawned(t *testing.T, w *runner.Warm, dir string) runner.Worker {
 	t.Helper()
-	p, err := w.Spawn(t.Context(), dir, time.Second)
+	p, err := w.Spawn(t.Context(), code(dir, time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +89,7 @@ func TestWarmSpares(t *testing.T) {
 			end(t, spawned(t, w, "a"))
 			b := spawned(t, w, "b")
 			started(t, s, 3, "another module")
-			c, err := w.Spawn(t.Context(), "a", time.Hour)
+			c, err := w.Spawn(t.Context(), code("a", time.Hour))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,9 +148,110 @@ func TestWarmSpares(t *testing.T) {
 			s.err = broken
 			s.mu.Unlock()
 			end(t, first)
-			if _, err := w.Spawn(context.Background(), "a", time.Second); !errors.Is(err, broken) {
+			if _, err := w.Spawn(context.Background(), code("a", time.Second)); !errors.Is(err, broken) {
 				t.Errorf("got %v", err)
 			}
 		})
 	})
+}
+
+// loader is a Spawner that reads what its processes would load.
+type loader struct {
+	fakeSpawner
+	nth    int
+	before func(nth int) // a process is started, and nothing was verified for it yet
+	loaded chan string   // what each of them loaded, or why it was not started
+}
+
+func (s *loader) Spawn(ctx context.Context, c runner.Code) (runner.Worker, error) {
+	s.nth++ // they start one after another here
+	if s.before != nil {
+		s.before(s.nth)
+	}
+	dir, err := c.Dir(ctx)
+	if err != nil {
+		s.loaded <- err.Error()
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "module.wasm"))
+	if err != nil {
+		return nil, err
+	}
+	s.loaded <- string(b)
+	return s.next()
+}
+
+// warmed is a workspace with room for spares, and where it keeps its module.
+func warmed(t *testing.T) (b *bench, s *loader, w *runner.Warm, artefact, upload string) {
+	t.Helper()
+	s = &loader{loaded: make(chan string, 8)}
+	s.scripts, s.ready = []script{func(c net.Conn) { open(c); call(c, 1, now); done(c) }}, engine
+	w = runner.NewWarm(s, 2, time.Hour, slog.New(slog.DiscardHandler))
+	t.Cleanup(w.Close)
+	b = benchWith(t, &fakeSpawner{}, func(c *workspace.Config) { c.Spawner = w })
+	modules, digest := filepath.Join(b.config.Dir, "modules"), fmt.Sprintf("%x", sha256.Sum256([]byte(manifest)))
+	return b, s, w, filepath.Join(modules, "artefacts", digest), filepath.Join(modules, "uploads", digest+".wasm")
+}
+
+// A process is started for a spare long after its module was verified for a run. What
+// is changed meanwhile never runs.
+func TestASpareLoadsWhatIsVerifiedThen(t *testing.T) {
+	const gone = "neither a good artefact nor its upload is there"
+	for name, c := range map[string]struct {
+		lose bool // the upload as well
+		want string
+	}{
+		"the artefact is changed":        {false, manifest}, // it is made again
+		"and it cannot be made any more": {true, gone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, s, _, artefact, upload := warmed(t)
+			s.before = func(nth int) {
+				if nth != 2 {
+					return
+				}
+				remove(t, filepath.Join(artefact, "module.wasm"))
+				if err := os.WriteFile(filepath.Join(artefact, "module.wasm"), []byte("flipped"), 0o600); err != nil {
+					t.Error(err)
+				}
+				if c.lose {
+					remove(t, upload)
+				}
+			}
+			if v := b.result(t); v.State != host.StateSucceeded {
+				t.Fatalf("%s: %s", v.State, v.Failure)
+			}
+			if run, spare := <-s.loaded, <-s.loaded; run != manifest || !strings.Contains(spare, c.want) {
+				t.Errorf("the run loaded %q, the spare after it %q", run, spare)
+			}
+			v := b.result(t)
+			if ran := v.State == host.StateSucceeded; ran == c.lose || c.lose && !strings.Contains(v.Failure, gone) {
+				t.Errorf("the next run %s: %s", v.State, v.Failure)
+			}
+		})
+	}
+}
+
+// A spare has its module: the run that takes it reads nothing of it again.
+func TestARunThatTakesASpareReadsNoArtefact(t *testing.T) {
+	b, s, w, artefact, upload := warmed(t)
+	if v := b.result(t); v.State != host.StateSucceeded {
+		t.Fatalf("%s: %s", v.State, v.Failure)
+	}
+	if run, spare := <-s.loaded, <-s.loaded; run != manifest || spare != manifest {
+		t.Fatalf("loaded were %q and %q", run, spare)
+	}
+	w.Settled()
+	remove(t, artefact)
+	remove(t, upload)
+	if v := b.result(t); v.State != host.StateSucceeded {
+		t.Errorf("with a spare: %s: %s", v.State, v.Failure)
+	}
+	if next := <-s.loaded; next == manifest {
+		t.Error("the spare after it was started from nothing")
+	}
+	w.Settled()
+	if v := b.result(t); v.State != host.StateFailed {
+		t.Errorf("without one: %s", v.State)
+	}
 }

@@ -143,10 +143,11 @@ func (c compiler) Compile(ctx context.Context, upload []byte, dir string) (modul
 	return module.Compiled{Engine: out.Engine, Manifest: out.Manifest}, nil
 }
 
-// life is what one worker's socket saw: when it was asked for, when it was ready,
-// when each live call came and when its answer went.
+// life is what one worker's socket saw: when it was asked for, when it was ready, when
+// it got its run, when each live call came and when its answer went.
 type life struct {
 	asked, ready   time.Time
+	begun          time.Time
 	calls, answers []time.Time
 }
 
@@ -164,16 +165,46 @@ func (c *clock) reset() []*life {
 	return out
 }
 
-// seen is what was seen so far.
-func (c *clock) seen() []*life {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.lives)
+// woken waits for the first live call after a moment, and tells when its worker got the
+// run.
+func (c *clock) woken(ctx context.Context, after time.Time) (begun, live time.Time, err error) {
+	for {
+		if begun, live = c.first(after); !live.IsZero() {
+			return begun, live, nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return begun, live, ctx.Err()
+		}
+	}
 }
 
-func (c *clock) Spawn(ctx context.Context, dir string, cpu time.Duration) (runner.Worker, error) {
+func (c *clock) first(after time.Time) (begun, live time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.lives {
+		if n := slices.IndexFunc(l.calls, func(t time.Time) bool { return t.After(after) }); n >= 0 {
+			return l.begun, l.calls[n]
+		}
+	}
+	return begun, live
+}
+
+// note writes into a life, which may be looked at meanwhile.
+func (c *clock) note(do func(time.Time)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	do(time.Now())
+}
+
+func (c *clock) Spawn(ctx context.Context, code runner.Code) (runner.Worker, error) {
 	l := &life{asked: time.Now()}
-	p, err := c.s.Spawn(ctx, spawn.ModeRun, dir, cpu)
+	dir, err := code.Dir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.s.Spawn(ctx, spawn.ModeRun, dir, code.CPU)
 	if err != nil {
 		return nil, err
 	}
@@ -181,12 +212,13 @@ func (c *clock) Spawn(ctx context.Context, dir string, cpu time.Duration) (runne
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lives = append(c.lives, l)
-	return &timed{p: p, life: l}, nil
+	return &timed{p: p, c: c, life: l}, nil
 }
 
 // timed is a worker whose frames are timed as they pass.
 type timed struct {
 	p    *spawn.Process
+	c    *clock
 	life *life
 	last int // length of the read before: a frame's header is read in 1 and 4 bytes
 }
@@ -194,15 +226,18 @@ type timed struct {
 func (t *timed) Read(b []byte) (int, error) {
 	n, err := t.p.Conn.Read(b)
 	if err == nil && t.last == 1 && n == 4 && wire.Kind(b[3]) == wire.KindCall {
-		t.life.calls = append(t.life.calls, time.Now())
+		t.c.note(func(now time.Time) { t.life.calls = append(t.life.calls, now) })
 	}
 	t.last = n
 	return n, err
 }
 
 func (t *timed) Write(b []byte) (int, error) {
-	if wire.Kind(b[4]) == wire.KindReply {
-		t.life.answers = append(t.life.answers, time.Now())
+	switch wire.Kind(b[4]) { //nolint:exhaustive // what else is written is not timed
+	case wire.KindStart:
+		t.c.note(func(now time.Time) { t.life.begun = now })
+	case wire.KindReply:
+		t.c.note(func(now time.Time) { t.life.answers = append(t.life.answers, now) })
 	}
 	return t.p.Conn.Write(b)
 }

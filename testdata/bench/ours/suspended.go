@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,7 +22,7 @@ import (
 
 const (
 	starters = 6 // who start runs and wait until each is suspended
-	wakes    = 40
+	wakes    = 100
 	day      = `{"args":{"ms":86400000},"op":"time.sleep","v":1}`
 )
 
@@ -191,7 +190,8 @@ func children(parent int) (n int, err error) {
 	return n, err
 }
 
-// wake is from the sweep that finds a run due to the first live call of its guest.
+// wake is from the sweep that finds a run due to the first live call of its guest, and
+// its halves: until the run's worker gets it, and from then on.
 func (b *bench) wake(ctx context.Context, r *rig, name string, most float64) error {
 	skill, err := r.push(ctx, b.dozer, false)
 	if err != nil {
@@ -202,7 +202,7 @@ func (b *bench) wake(ctx context.Context, r *rig, name string, most float64) err
 	if err != nil {
 		return err
 	}
-	var took []time.Duration
+	var took, claim, guest []time.Duration
 	for range wakes {
 		if err := r.parked(ctx, run.ID); err != nil {
 			return err
@@ -212,16 +212,19 @@ func (b *bench) wake(ctx context.Context, r *rig, name string, most float64) err
 		if err := r.Sweep(ctx); err != nil {
 			return err
 		}
-		if err := r.parked(ctx, run.ID); err != nil {
+		begun, live, err := r.clock.woken(ctx, begin)
+		if err != nil {
 			return err
 		}
-		for _, l := range r.clock.seen() {
-			if first := slices.IndexFunc(l.calls, func(t time.Time) bool { return t.After(begin) }); first >= 0 {
-				took = append(took, l.calls[first].Sub(begin))
-			}
-		}
+		took = append(took, live.Sub(begin))
+		claim = append(claim, begun.Sub(begin))
+		guest = append(guest, live.Sub(begun))
 	}
-	return b.report(name, time.Millisecond, took, peer{}, most, false)
+	return errors.Join(
+		b.report(name, time.Millisecond, took, peer{}, most, false),
+		b.report(name+"_host", time.Millisecond, claim, peer{}, 0, false),
+		b.report(name+"_guest", time.Millisecond, guest, peer{}, 0, false),
+	)
 }
 
 // parked waits until a run waits, or has ended.
