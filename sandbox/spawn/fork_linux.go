@@ -92,9 +92,9 @@ type nursery struct {
 	spaces  error        // why there are none
 	opened  sync.Once    // of groups
 	groups  *cgroup.Tree
+	housing housing
 	own     bool     // the tree is closed with this
 	lacking []string // why there are no groups
-	number  int64    // of the last worker; of the forking thread
 }
 
 // newNursery opens and hashes the worker program.
@@ -151,6 +151,7 @@ func (n *nursery) stop() { n.thread.stop() }
 
 func (n *nursery) close() error {
 	n.opened.Do(func() {}) // whoever comes later finds nothing
+	n.housing.close()
 	var err error
 	if n.groups != nil && n.own {
 		err = n.groups.Close()

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,6 +107,64 @@ func TestRootServedWorker(t *testing.T) {
 	if want := fmt.Sprintf("/monroe-%d-", os.Getpid()); err != nil || !strings.Contains(string(groups), want) {
 		t.Errorf("no %s in %s, %v", want, groups, err)
 	}
+}
+
+// TestRootGroups: groups are made ahead, and yet each serves one worker, has the limits
+// of its mode, and is gone at the end.
+func TestRootGroups(t *testing.T) {
+	forkers(t, func(t *testing.T, newSpawner func(*testing.T, string, bool) *spawn.Spawner) {
+		if os.Getuid() != 0 {
+			t.Skip("only root can make control groups here")
+		}
+		s := newSpawner(t, workerPath, false)
+		run := compiled(t, s, wasmtest.Asks("x", 8))
+		homes := map[string]bool{}
+		for i, mode := range []spawn.Mode{spawn.ModeRun, spawn.ModeCompile, spawn.ModeRun, spawn.ModeRun, spawn.ModeCompile, spawn.ModeRun} {
+			dir, want := run, spawn.RunMemory
+			if mode == spawn.ModeCompile {
+				dir, want = t.TempDir(), spawn.CompileMemory
+			}
+			p, err := s.Spawn(t.Context(), mode, dir, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			home, limit := memoryGroup(t, p.PID())
+			if homes[home] {
+				t.Errorf("the group of worker %d served before", i)
+			}
+			if homes[home] = true; limit != strconv.Itoa(want) {
+				t.Errorf("worker %d, %s, may hold %s bytes, not %d", i, mode, limit, want)
+			}
+			if i%2 == 1 {
+				_ = p.Close() // it is killed; the others end with the spawner
+			}
+		}
+		if err := s.Close(); err != nil { // also a place that is not empty; of monroe up, the end of its tree tells
+			t.Error(err)
+		}
+	})
+}
+
+// memoryGroup is where the memory of a process is limited, and to how much.
+func memoryGroup(t *testing.T, pid int) (dir, limit string) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		for _, base := range []string{"/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+			for _, file := range []string{"memory.limit_in_bytes", "memory.max"} {
+				dir := filepath.Join(base, parts[2])
+				if b, err := os.ReadFile(filepath.Join(dir, file)); err == nil && strings.Contains(dir, "/monroe-") {
+					return dir, strings.TrimSpace(string(b))
+				}
+			}
+		}
+	}
+	t.Fatalf("no limit of memory in %s", text)
+	return "", ""
 }
 
 // TestRootMemoryLimit: whoever forks, the reason of the end is known.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -60,7 +59,7 @@ func (n *nursery) openGroups() {
 		n.lacking = []string{err.Error()}
 		return
 	}
-	n.groups = tree
+	n.groups, n.housing.tree = tree, tree
 }
 
 // tryNamespaces starts the worker program in namespaces of its own, with a question
@@ -132,8 +131,8 @@ func (n *nursery) house(f *forked, b birth) error {
 	if n.groups == nil || b.omitted.groups {
 		return f.cmd.Start()
 	}
-	n.number++
-	g, err := n.groups.New("w-"+strconv.FormatInt(n.number, 10), cgroup.Limits{Memory: b.memory, PIDs: MaxThreads, CPU: MaxCPU})
+	limits := cgroup.Limits{Memory: b.memory, PIDs: MaxThreads, CPU: MaxCPU}
+	g, err := n.housing.take(limits)
 	if err != nil {
 		return err
 	}
@@ -154,6 +153,9 @@ func (n *nursery) house(f *forked, b birth) error {
 		return errors.Join(err, g.Remove())
 	}
 	f.group = g
+	if b.mode == ModeRun || b.mode == ModeCanary { // the others are rare
+		n.housing.ahead(limits)
+	}
 	return nil
 }
 
