@@ -150,8 +150,10 @@ func TestLinuxChangedArtefact(t *testing.T) {
 	if n := len(d.mails()); n != 1 {
 		t.Errorf("%d mails", n)
 	}
+	d.stop() // and with it spare workers, which have loaded what was verified
 	change("artefacts")
 	change("uploads")
+	d.up()
 	v := d.finished(d.start("digest", `{"folder":"docs"}`))
 	if v.State != host.StateFailed || !strings.Contains(v.Failure, "upload was changed") {
 		t.Errorf("the run %s: %s", v.State, v.Failure)

@@ -29,6 +29,7 @@ func (b *bench) leases(ctx context.Context) (err error) {
 		return unmeasured(err)
 	}
 	defer func() { err = errors.Join(err, tree.Close()) }()
+	home := filepath.Dir(tree.Unified())
 	daemon, workers, err := tree.House()
 	if err != nil {
 		return unmeasured(err)
@@ -38,7 +39,7 @@ func (b *bench) leases(ctx context.Context) (err error) {
 		return unmeasured(err)
 	}
 	defer func() {
-		err = errors.Join(err, os.WriteFile(filepath.Join(filepath.Dir(tree.Unified()), "cgroup.procs"), []byte("0"), 0))
+		err = errors.Join(err, os.WriteFile(filepath.Join(home, "cgroup.procs"), []byte("0"), 0))
 	}()
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", "127.0.0.1:0")
 	if err != nil {
