@@ -444,8 +444,9 @@ func (r *run) ID() string {
 func (r *run) PluginToHost(network, address string) (string, string, error) {
 	name := strings.TrimPrefix(address, "./")
 	if network != "unix" || name == "" || name == "." || name == ".." || len(name) > 64 || strings.ContainsAny(name, "/\x00@") {
-		r.alarm("it names something else than a socket in its directory")
-		return "", "", errors.New("it names something else than a socket in its directory")
+		err := errors.New("it names something else than a socket in its directory")
+		r.alarm(err.Error())
+		return "", "", err
 	}
 	r.socket = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", r.open.Fd()), name)
 	return "unix", r.socket, nil

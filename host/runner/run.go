@@ -335,10 +335,10 @@ func (r *Runner) code(p *prepared) Code {
 		if err == nil && m.Image != kit.Image {
 			err = fmt.Errorf("the stored module %s is not the one that the run began with", kit.Module)
 		}
-		if err != nil {
-			return "", fmt.Errorf("%w: %w", errCode, err)
+		var dir string
+		if err == nil {
+			dir, err = r.Shelf.Dir(ctx, m)
 		}
-		dir, err := r.Shelf.Dir(ctx, m)
 		if err != nil {
 			return "", fmt.Errorf("%w: %w", errCode, err)
 		}

@@ -43,17 +43,7 @@ func (w *Workspace) Alarm(ctx context.Context, a flow.Alarm) {
 			}
 		}
 	}
-	err := w.store.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error {
-		for _, l := range leaves {
-			if _, err := audit.Append(tx, l); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		w.Log.Error("the alarm could not be recorded", slog.String("error", err.Error()))
-	}
+	w.witness(ctx, leaves...)
 	for _, id := range runs {
 		if err := w.runner.Halt(id, "ended because of egress that belongs to no call: "+text); err != nil {
 			w.Log.Error("a run could not be ended", slog.String("run", string(id)), slog.String("error", err.Error()))
@@ -64,8 +54,19 @@ func (w *Workspace) Alarm(ctx context.Context, a flow.Alarm) {
 // PluginAlarm records what a plugin claimed or did and may not. program is the pinned
 // SHA-256 of its program.
 func (w *Workspace) PluginAlarm(ctx context.Context, plugin, program, what string) {
-	leaf := audit.Leaf{TimeMS: w.Now().UnixMilli(), Kind: audit.KindAlarm, Module: program, Detail: "the plugin " + plugin + ": " + what}
-	err := w.store.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error { _, err := audit.Append(tx, leaf); return err })
+	w.witness(ctx, audit.Leaf{TimeMS: w.Now().UnixMilli(), Kind: audit.KindAlarm, Module: program, Detail: "the plugin " + plugin + ": " + what})
+}
+
+// witness records alarms, also those of a context that has ended.
+func (w *Workspace) witness(ctx context.Context, alarms ...audit.Leaf) {
+	err := w.store.Write(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		for _, l := range alarms {
+			if _, err := audit.Append(tx, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		w.Log.Error("the alarm could not be recorded", slog.String("error", err.Error()))
 	}
