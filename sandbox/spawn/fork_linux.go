@@ -57,6 +57,18 @@ type birth struct {
 // omitted are walls around a worker that are left out, to look at the others alone.
 type omitted struct{ namespaces, groups bool }
 
+// from takes what is left out away from walls that were found.
+func (o omitted) from(w Walls) Walls {
+	const off = "switched off"
+	if o.namespaces {
+		w.Namespaces, w.NamespacesWhy = false, off
+	}
+	if o.groups {
+		w.Groups, w.GroupsWhy, w.Unified = nil, []string{off}, ""
+	}
+	return w
+}
+
 // ending is how a process ended.
 type ending struct {
 	status syscall.WaitStatus
@@ -91,10 +103,9 @@ type nursery struct {
 	tried   sync.Once    // of namespaces
 	spaces  error        // why there are none
 	opened  sync.Once    // of groups
-	groups  *cgroup.Tree
-	housing housing
-	own     bool     // the tree is closed with this
-	lacking []string // why there are no groups
+	groups  housing      // its tree is nil where there are none
+	own     bool         // the tree is closed with this
+	lacking []string     // why there are no groups
 }
 
 // newNursery opens and hashes the worker program.
@@ -151,10 +162,10 @@ func (n *nursery) stop() { n.thread.stop() }
 
 func (n *nursery) close() error {
 	n.opened.Do(func() {}) // whoever comes later finds nothing
-	n.housing.close()
+	n.groups.close()
 	var err error
-	if n.groups != nil && n.own {
-		err = n.groups.Close()
+	if n.groups.tree != nil && n.own {
+		err = n.groups.tree.Close()
 	}
 	return errors.Join(err, n.program.Close())
 }

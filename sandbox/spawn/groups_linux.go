@@ -30,10 +30,15 @@ func (h *housing) take(l cgroup.Limits) (*cgroup.Group, error) {
 		h.mu.Unlock()
 		return g, nil
 	}
-	h.number++
-	name := "w-" + strconv.FormatInt(h.number, 10)
+	name := h.name()
 	h.mu.Unlock()
 	return h.tree.New(name, l)
+}
+
+// name is that of the next group; mu is held.
+func (h *housing) name() string {
+	h.number++
+	return "w-" + strconv.FormatInt(h.number, 10)
 }
 
 // ahead makes the next group in the background, unless one is ready or being made. If
@@ -45,8 +50,7 @@ func (h *housing) ahead(l cgroup.Limits) {
 		return
 	}
 	h.making = true
-	h.number++
-	name := "w-" + strconv.FormatInt(h.number, 10)
+	name := h.name()
 	h.busy.Go(func() {
 		g, err := h.tree.New(name, l)
 		h.mu.Lock()

@@ -138,16 +138,7 @@ type remoteForker struct{ r *Remote }
 func (f remoteForker) stop()        {}
 func (f remoteForker) close() error { return nil }
 
-func (f remoteForker) walls(o omitted) Walls {
-	w := f.r.Walls
-	if o.namespaces {
-		w.Namespaces, w.NamespacesWhy = false, "switched off"
-	}
-	if o.groups {
-		w.Groups, w.GroupsWhy, w.Unified = nil, []string{"switched off"}, ""
-	}
-	return w
-}
+func (f remoteForker) walls(o omitted) Walls { return o.from(f.r.Walls) }
 
 func (f remoteForker) fork(b birth) (child, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)

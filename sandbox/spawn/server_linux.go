@@ -70,7 +70,7 @@ func NewServer(c ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	n.uid, n.lender = c.WorkerUID, owner{int(c.DaemonUID), int(c.DaemonGID)}
-	n.groups, n.housing.tree, n.lacking, n.own = c.Groups, c.Groups, c.GroupsWhy, false
+	n.groups.tree, n.lacking, n.own = c.Groups, c.GroupsWhy, false
 	n.opened.Do(func() {})
 	s := &Server{cfg: c, n: n}
 	err = n.share()

@@ -32,25 +32,23 @@ func (s *Spawner) omitted() omitted {
 // walls finds out what this machine offers.
 func (n *nursery) walls(o omitted) Walls {
 	w := Walls{UID: n.uid}
-	if o.namespaces {
-		w.NamespacesWhy = "switched off"
-	} else {
+	if !o.namespaces {
 		n.tried.Do(func() { n.spaces = n.tryNamespaces() })
 		if w.Namespaces = n.spaces == nil; n.spaces != nil {
 			w.NamespacesWhy = n.spaces.Error()
 		}
 	}
 	if o.groups {
-		w.GroupsWhy = []string{"switched off"}
-		return w
+		return o.from(w)
 	}
 	n.opened.Do(n.openGroups)
-	if n.groups == nil {
+	tree := n.groups.tree
+	if tree == nil {
 		w.GroupsWhy = n.lacking
-		return w
+		return o.from(w)
 	}
-	w.Groups, w.GroupsWhy, w.Unified = n.groups.Enforces(), n.groups.Problems(), n.groups.Unified()
-	return w
+	w.Groups, w.GroupsWhy, w.Unified = tree.Enforces(), tree.Problems(), tree.Unified()
+	return o.from(w)
 }
 
 func (n *nursery) openGroups() {
@@ -59,7 +57,7 @@ func (n *nursery) openGroups() {
 		n.lacking = []string{err.Error()}
 		return
 	}
-	n.groups, n.housing.tree = tree, tree
+	n.groups.tree = tree
 }
 
 // tryNamespaces starts the worker program in namespaces of its own, with a question
@@ -128,11 +126,11 @@ func memoryOf(m Mode) int64 {
 
 // house starts a process within its control group. It is called on the forking thread.
 func (n *nursery) house(f *forked, b birth) error {
-	if n.groups == nil || b.omitted.groups {
+	if n.groups.tree == nil || b.omitted.groups {
 		return f.cmd.Start()
 	}
 	limits := cgroup.Limits{Memory: b.memory, PIDs: MaxThreads, CPU: MaxCPU}
-	g, err := n.housing.take(limits)
+	g, err := n.groups.take(limits)
 	if err != nil {
 		return err
 	}
@@ -154,7 +152,7 @@ func (n *nursery) house(f *forked, b birth) error {
 	}
 	f.group = g
 	if b.mode == ModeRun || b.mode == ModeCanary { // the others are rare
-		n.housing.ahead(limits)
+		n.groups.ahead(limits)
 	}
 	return nil
 }
