@@ -156,24 +156,17 @@ func (g *guard) serve(u upCmd, e *env) (err error) {
 	return err
 }
 
-// user is whom the daemon runs as: --user, or the owner of its home.
+// user is whom the daemon runs as: --user, or the owner of its home, which is made if it
+// is not there.
 func (u upCmd) user(home string) (*syscall.Credential, error) {
-	var named *user.User
-	if u.User != "" {
-		var err error
-		if named, err = user.Lookup(u.User); err != nil {
-			if named, err = user.LookupId(u.User); err != nil {
-				return nil, fmt.Errorf("--user %s: %w", u.User, err)
-			}
-		}
+	as, err := u.named()
+	if err != nil {
+		return nil, err
 	}
 	st, err := os.Stat(home)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.MkdirAll(home, 0o700); err == nil && named != nil {
-			as, _ := credential(named.Uid, named.Gid) // says below what is wrong
-			if as != nil {
-				err = os.Chown(home, int(as.Uid), int(as.Gid))
-			}
+		if err = os.MkdirAll(home, 0o700); err == nil && as != nil {
+			err = os.Chown(home, int(as.Uid), int(as.Gid))
 		}
 		if err == nil {
 			st, err = os.Stat(home)
@@ -182,11 +175,11 @@ func (u upCmd) user(home string) (*syscall.Credential, error) {
 	if err != nil {
 		return nil, err
 	}
+	if as != nil {
+		return as, nil
+	}
 	owner, ok := st.Sys().(*syscall.Stat_t)
-	switch {
-	case named != nil:
-		return credential(named.Uid, named.Gid)
-	case !ok:
+	if !ok {
 		return nil, fmt.Errorf("%s has no owner", home)
 	}
 	if named, err := user.LookupId(strconv.Itoa(int(owner.Uid))); err == nil {
@@ -196,6 +189,21 @@ func (u upCmd) user(home string) (*syscall.Credential, error) {
 		owner.Gid = owner.Uid
 	}
 	return &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}, nil
+}
+
+// named is who --user names, nil for nobody.
+func (u upCmd) named() (*syscall.Credential, error) {
+	if u.User == "" {
+		return nil, nil //nolint:nilnil // nobody is an answer
+	}
+	named, err := user.Lookup(u.User)
+	if err != nil {
+		named, err = user.LookupId(u.User)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--user %s: %w", u.User, err)
+	}
+	return credential(named.Uid, named.Gid)
 }
 
 func credential(uid, gid string) (*syscall.Credential, error) {
