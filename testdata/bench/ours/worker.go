@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/getmonroe/monroe/sandbox"
-	"github.com/getmonroe/monroe/sandbox/spawn"
 	"github.com/getmonroe/monroe/testdata/bench/timing"
 )
 
@@ -44,23 +42,14 @@ func (b *bench) worker(ctx context.Context) error {
 // workerStart is from Spawn to a worker that has confined itself and loaded the
 // compiled module.
 func (b *bench) workerStart(ctx context.Context) error {
-	dir := filepath.Join(b.dir, "compiled")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	c := &contender{spawner: b.spawner, dir: filepath.Join(b.dir, "compiled-0")}
+	if err := c.compiles(ctx, b.guest, 0); err != nil {
 		return err
 	}
-	if _, err := b.spawner.Compile(ctx, b.guest, dir); err != nil {
-		return err
-	}
-	var took []time.Duration
 	for range workerStarts {
-		begin := time.Now()
-		p, err := b.spawner.Spawn(ctx, spawn.ModeRun, dir, 0)
-		if err != nil {
+		if err := c.starts(ctx); err != nil {
 			return err
 		}
-		took = append(took, time.Since(begin))
-		_ = p.Close()
-		_ = p.Wait()
 	}
-	return b.report("worker_start", time.Millisecond, took, peer{}, 0, false)
+	return b.report("worker_start", time.Millisecond, c.start, peer{}, 0, false)
 }
