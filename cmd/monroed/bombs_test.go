@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/getmonroe/monroe/host"
-	"github.com/getmonroe/monroe/host/api"
 	wt "github.com/getmonroe/monroe/sandbox/wasmtest"
 )
 
@@ -29,10 +28,8 @@ func manyFunctions(n int, body []byte) []byte {
 // another run goes on, and the daemon does not grow.
 func TestLinuxCompileBombs(t *testing.T) {
 	d := digest(t)
-	beside := d.start("digest", `{"folder":"docs"}`)
-	question := d.asked(beside)
 	d.push(with(func(*wt.Builder) {}))
-	before := d.rss()
+	unharmed := d.beside()
 	locals := func(n uint32) []byte { return wt.Cat(wt.U32(1), wt.U32(n), []byte{wt.I32}) }
 	var moves bytes.Buffer // every loop carries every local
 	for i := range uint32(2000) {
@@ -75,14 +72,5 @@ func TestLinuxCompileBombs(t *testing.T) {
 			t.Logf("%d bytes: refused after %v", len(c.module), took.Round(time.Millisecond))
 		})
 	}
-	if after := d.rss(); after-before > 64<<10 {
-		t.Errorf("the daemon grew from %d to %d KiB", before, after)
-	}
-	if _, err := d.Decide(d.ctx(), question.ID, api.Decision{Decision: api.Approve, Digest: question.Digest}); err != nil {
-		t.Fatal(err)
-	}
-	if v := d.finished(beside); v.State != host.StateSucceeded || len(d.mails()) != 1 {
-		t.Errorf("the run beside them %s: %s", v.State, v.Failure)
-	}
-	d.verified()
+	unharmed()
 }

@@ -347,9 +347,15 @@ func (d *daemon) finished(id host.RunID) api.RunView {
 // mails are the delivered ones.
 func (d *daemon) mails() []string {
 	d.t.Helper()
-	list, err := filepath.Glob(filepath.Join(d.dir, "Maildir", "new", "*"))
+	return delivered(d.t, filepath.Join(d.dir, "Maildir"))
+}
+
+// delivered are the mails in a Maildir.
+func delivered(t *testing.T, box string) []string {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(box, "new", "*"))
 	if err != nil {
-		d.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return list
 }
