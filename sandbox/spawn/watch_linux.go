@@ -119,19 +119,15 @@ func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 // process runs our own program alone, which makes it once. All that follow are refused,
 // and one goroutine answers them in order.
 func (p *Process) launch(fd uintptr, id uint64, name string) bool {
-	p.mu.Lock()
-	left := p.launches
-	p.mu.Unlock()
-	if left == 0 || name != "execve" {
+	p.mu.Lock() // until it is counted: becomes asks as soon as the call has happened
+	defer p.mu.Unlock()
+	if p.launches == 0 || name != "execve" {
 		return false
 	}
 	r := response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	_, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
-	if e == unix.ENOENT { // interrupted before the answer: it will ask again
-		return true
+	if e != unix.ENOENT { // interrupted before the answer: it will ask again
+		p.launches--
 	}
-	p.mu.Lock()
-	p.launches--
-	p.mu.Unlock()
 	return true
 }
