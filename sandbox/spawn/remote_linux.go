@@ -196,6 +196,9 @@ func (f remoteForker) fork(b birth) (child, error) {
 func readOutcome(control *net.UnixConn) (o outcome, err error) {
 	text := make([]byte, maxRequest)
 	n, err := control.Read(text)
+	if errors.Is(err, unix.ECONNRESET) { // closed with a second kill unread; said once, before what was sent
+		n, err = control.Read(text)
+	}
 	if err == nil && n == 0 {
 		err = io.EOF
 	}
