@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/getmonroe/monroe/host/config"
 	"github.com/getmonroe/monroe/sandbox/cgroup"
 	"github.com/getmonroe/monroe/sandbox/ebpf"
 	"github.com/getmonroe/monroe/sandbox/spawn"
@@ -133,14 +132,8 @@ func (g *guard) serve(u upCmd, e *env) (err error) {
 	if g.as.Uid == 0 {
 		fmt.Fprintf(e.err, "monroe: the daemon runs as root without capabilities, and root's files are still its own: give %s to a user of its own\n", e.home)
 	}
-	operator, err := config.ReadOperator(filepath.Join(e.home, "operator.yaml"))
-	if err != nil {
-		return err
-	}
+	// Not by operator.yaml: the daemon can write that, and must not choose users.
 	c := spawn.ServerConfig{WorkerUID: u.WorkerUID, DaemonUID: g.as.Uid, DaemonGID: g.as.Gid, Insecure: u.InsecureDev}
-	if c.WorkerUID == 0 {
-		c.WorkerUID = operator.WorkerUID
-	}
 	daemon, err := u.program()
 	if err != nil {
 		return err

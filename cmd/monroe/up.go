@@ -17,7 +17,7 @@ type upCmd struct {
 	InsecureDev bool   `help:"Run guests although the confinement is incomplete. Never with modules of others."`
 	Egress      string `help:"Kernel programs behind the sandbox: enforce denies what has no lease, audit reports it, off leaves them out; auto enforces where this machine and user can." enum:"auto,enforce,audit,off" default:"auto"`
 	User        string `help:"As root: the daemon's user, name or number; empty: the owner of --home."`
-	WorkerUID   uint32 `help:"As root: user and group of the workers; 0: worker_uid of operator.yaml." name:"worker-uid"`
+	WorkerUID   uint32 `help:"As root: number of the user and group of the workers; give them one that owns nothing." name:"worker-uid" default:"65534"`
 }
 
 // Run keeps one daemon alive. It carries no data: it starts a process and starts it

@@ -113,8 +113,11 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer spawner.Close()               //nolint:errcheck // the process ends
-	if os.Geteuid() == 0 && up == nil { // nobody else may start processes of another user
+	defer spawner.Close() //nolint:errcheck // the process ends
+	switch {
+	case up != nil && operator.WorkerUID != up.UID() && operator.WorkerUID != config.NobodyUID:
+		log.Warn("worker_uid of operator.yaml has no effect: monroe up chooses, by --worker-uid", "worker_uid", operator.WorkerUID, "used", up.UID())
+	case up == nil && os.Geteuid() == 0: // nobody else may start processes of another user
 		spawner.UID = operator.WorkerUID
 	}
 	// A guest that makes its process try this has left its engine: it ends there.

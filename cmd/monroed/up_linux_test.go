@@ -220,7 +220,7 @@ func TestRootUpPrivileged(t *testing.T) {
 		t.Fatal(err)
 	}
 	plugin := fmt.Sprintf("plugins:\n  - {name: cards, kind: scanner, path: %s, sha256: %x, findings: [{id: card_number, reason: a card}]}\n", path, sha256.Sum256(read(t, path)))
-	d := guardedAs(t, user, "worker_uid: 54322\n"+plugin)
+	d := guardedAs(t, user, plugin, "--worker-uid", "54322")
 	d.withoutPrivilege(d.inner(), user)
 	d.push(guestModule(t, "digest"))
 	d.apply(d.config(digestGrants...))
@@ -294,19 +294,33 @@ func TestRootUpWithoutPrograms(t *testing.T) {
 	}
 }
 
+// TestRootUpChoosesUsers: a daemon that writes operator.yaml does not choose as whom
+// workers run, and says that it was not asked.
+func TestRootUpChoosesUsers(t *testing.T) {
+	d := guardedAs(t, 54321, "worker_uid: 54399\n")
+	out, _ := cli(t, "--home", d.home, "-w", "team", "--json", "doctor")
+	var v api.DoctorView
+	if err := json.Unmarshal([]byte(out), &v); err != nil || v.Host.WorkerUID != 65534 {
+		t.Errorf("%v: %s", err, out)
+	}
+	if log := d.said.String(); !strings.Contains(log, "worker_uid of operator.yaml has no effect") || !strings.Contains(log, "used=65534") {
+		t.Errorf("log: %s", log)
+	}
+}
+
 // TestRootUpRefuses: workers are never root or the daemon.
 func TestRootUpRefuses(t *testing.T) {
 	for _, uid := range []int{54321, 65534} {
-		d := newDaemon(t, "worker_uid: 54321\n")
+		d := newDaemon(t, "")
 		if os.Getuid() != 0 {
 			t.Skip("only root can fork as another user here")
 		}
 		if err := os.Chown(d.home, uid, uid); err != nil {
 			t.Fatal(err)
 		}
-		args := []string{"--home", d.home, "-w", "team", "up"}
-		if uid == 65534 {
-			args = append(args, "--worker-uid", "65534")
+		args := []string{"--home", d.home, "-w", "team", "up"} // workers are 65534
+		if uid == 54321 {
+			args = append(args, "--worker-uid", "54321")
 		}
 		if out, status := cli(t, args...); status == 0 || !strings.Contains(out, "workers need a user of their own") {
 			t.Errorf("status %d: %s", status, out)

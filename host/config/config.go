@@ -70,6 +70,10 @@ type Group struct {
 	People []string    `yaml:"people,omitempty" json:"people,omitempty" doc:"and these, by their address"`
 }
 
+// NobodyUID is the user that workers run as if nobody names one: nobody, on nearly
+// every Linux.
+const NobodyUID = 65534
+
 // AnyOperation in a line of approvers means every operation.
 const AnyOperation = "*"
 
@@ -95,8 +99,9 @@ type Operator struct {
 	Ceiling []Ceiling `yaml:"ceilings,omitempty"`
 	// Workers bounds how many runs are busy at the same time, 0 means 4.
 	Workers int `yaml:"workers,omitempty"`
-	// WorkerUID is the user and group that workers run as where monroe up or the daemon
-	// is root, 0 means 65534 (nobody). Give them one that nothing else has.
+	// WorkerUID is the user and group that workers run as where the daemon is root and
+	// forks them, 0 means NobodyUID. Give them one that nothing else has. A privileged
+	// monroe up does not ask here: who has the daemon can write this file.
 	WorkerUID uint32 `yaml:"worker_uid,omitempty"`
 	// Minimum are the layers without which monroe doctor fails, absent means L0, L1 and
 	// L2. Without those no guest runs, whatever stands here.
@@ -461,7 +466,7 @@ func ReadOperator(path string) (*Operator, error) {
 		o.Workers = 4
 	}
 	if o.WorkerUID == 0 {
-		o.WorkerUID = 65534
+		o.WorkerUID = NobodyUID
 	}
 	return &o, nil
 }

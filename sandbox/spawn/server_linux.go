@@ -57,7 +57,7 @@ type Server struct {
 // NewServer opens and hashes the worker program and tries the walls.
 func NewServer(c ServerConfig) (*Server, error) {
 	if c.WorkerUID == 0 || c.WorkerUID == c.DaemonUID {
-		return nil, fmt.Errorf("workers need a user of their own, and %d is root's or the daemon's: name another with --worker-uid, or worker_uid in operator.yaml", c.WorkerUID)
+		return nil, fmt.Errorf("workers need a user of their own, and %d is root's or the daemon's: name another with --worker-uid", c.WorkerUID)
 	}
 	if c.MaxLive == 0 {
 		c.MaxLive = MaxLive
