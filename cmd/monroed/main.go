@@ -116,7 +116,7 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	defer spawner.Close() //nolint:errcheck // the process ends
 	switch {
 	case up != nil && operator.WorkerUID != up.UID() && operator.WorkerUID != config.NobodyUID:
-		log.Warn("worker_uid of operator.yaml has no effect: monroe up chooses, by --worker-uid", "worker_uid", operator.WorkerUID, "used", up.UID())
+		log.Warn("worker_uid of operator.yaml has no effect: monroe up chooses, by --worker-uid", slog.Any("worker_uid", operator.WorkerUID), slog.Any("used", up.UID()))
 	case up == nil && os.Geteuid() == 0: // nobody else may start processes of another user
 		spawner.UID = operator.WorkerUID
 	}
