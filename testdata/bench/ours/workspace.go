@@ -26,10 +26,12 @@ const (
 	effectsARound = 100
 	// pairs of bare commits that fill more than the 1000 pages of a checkpoint
 	untilCheckpoint = 600
-	replayed        = 1000
-	replays         = 20
-	writers         = 64 // runs that make effects at once
-	effectsAWriter  = 200
+	// and effects that fill more than the 4000 of the store
+	effectsUntilCheckpoint = 400
+	replayed               = 1000
+	replays                = 20
+	writers                = 64 // runs that make effects at once
+	effectsAWriter         = 200
 )
 
 // Requests, canonical as the SDK makes them.
@@ -168,8 +170,10 @@ func (b *bench) effects(ctx context.Context, r *rig) (err error) {
 	if _, err := bare.pairs(ctx, untilCheckpoint); err != nil {
 		return err
 	}
-	if _, _, err := r.play(ctx, skill, "{}", host.StateSucceeded); err != nil {
-		return err
+	for range effectsUntilCheckpoint / effectsARound {
+		if _, _, err := r.play(ctx, skill, "{}", host.StateSucceeded); err != nil {
+			return err
+		}
 	}
 	var took, pairs []time.Duration
 	for range effectRounds {
