@@ -376,11 +376,15 @@ type CallView struct {
 	Operation string       `json:"operation,omitempty"`
 	Resource  string       `json:"resource,omitempty"`
 	Effect    abi.Effect   `json:"effect"`
-	Outcome   string       `json:"outcome"` // ok, waiting, outcome_unknown, or the code of the refusal
+	Outcome   string       `json:"outcome"` // ok, waiting, outcome_unknown, NotCarriedOut, or the code of the refusal
 	Reason    string       `json:"reason,omitempty"`
 	Cost      abi.MicroUSD `json:"cost_micro_usd"`
 	Receipt   ReceiptID    `json:"receipt,omitempty"`
 }
+
+// NotCarriedOut is the outcome of a call that still waited when its run ended: nothing of
+// it has left.
+const NotCarriedOut = "not_carried_out"
 
 // Event is one thing that happened in a run, for people who watch it.
 type Event struct {

@@ -257,29 +257,43 @@ func (b *Broker) tell(s *Session, c *call) {
 
 func known(op abi.Op) bool { return slices.Contains(abi.Ops(), op) }
 
-// Views lists a run's calls for people: no payloads. Once the run has ended, an attempt
-// without an answer stays in doubt.
+// Views lists a run's calls for people: no payloads. Once the run has ended, nothing
+// waits any more.
 func Views(entries []*journal.Entry, ended bool) []host.CallView {
 	list := make([]host.CallView, 0, len(entries))
 	for _, e := range entries {
 		v := host.CallView{
-			Call: journal.Guest(e.Call), Time: e.Started, Op: e.Body.Op, Operation: e.Body.Operation, Resource: e.Body.Resource, Effect: e.Body.Effect, Outcome: "waiting",
-		}
-		if d := e.Unknown; d != nil && d.Resolution == "" {
-			v.Outcome, v.Reason = string(host.WaitUnknown), d.Why
-		} else if d == nil && e.Attempts > 0 && ended {
-			v.Outcome, v.Reason = string(host.WaitUnknown), "the run ended before the answer to its attempt came"
+			Call: journal.Guest(e.Call), Time: e.Started, Op: e.Body.Op, Operation: e.Body.Operation, Resource: e.Body.Resource, Effect: e.Body.Effect,
 		}
 		if a := e.Answer; a != nil {
-			v.Outcome, v.Reason, v.Cost, v.Receipt = "ok", "", a.Body.Cost, a.Body.Receipt
+			v.Outcome, v.Cost, v.Receipt = "ok", a.Body.Cost, a.Body.Receipt
 			if a.Body.Code != "" {
 				v.Outcome = string(a.Body.Code)
 				if r, err := abi.DecodeReply(a.Reply); err == nil && r.Error != nil {
 					v.Reason = r.Error.Reason
 				}
 			}
+		} else {
+			v.Outcome, v.Reason = unanswered(e, ended)
 		}
 		list = append(list, v)
 	}
 	return list
+}
+
+// unanswered is the outcome of a call that has no answer.
+func unanswered(e *journal.Entry, ended bool) (outcome, reason string) {
+	switch d := e.Unknown; {
+	case d != nil && d.Resolution == "":
+		return string(host.WaitUnknown), d.Why
+	case !ended:
+		return "waiting", ""
+	case d != nil && d.Resolution == host.Happened:
+		return "ok", "a person said that it happened"
+	case d != nil && d.Resolution == host.Abandoned:
+		return string(host.WaitUnknown), "nobody could tell what its attempt did"
+	case d == nil && e.Attempts > 0:
+		return string(host.WaitUnknown), "the run ended before the answer to its attempt came"
+	}
+	return host.NotCarriedOut, "the run ended before it"
 }

@@ -156,6 +156,7 @@ type counts struct {
 	done                           map[string]int
 	calls, refused, asked, segment int
 	doubt                          int // attempts of which nobody knows what they did
+	undone                         int // calls that still waited
 }
 
 func (c *counts) add(calls []host.CallView) {
@@ -165,6 +166,8 @@ func (c *counts) add(calls []host.CallView) {
 		switch {
 		case v.Outcome == string(host.WaitUnknown), v.Outcome == string(abi.OutcomeUnknown):
 			c.doubt++
+		case v.Outcome == host.NotCarriedOut:
+			c.undone++
 		case v.Outcome != "ok":
 			c.refused++
 		case v.Operation != "":
@@ -217,6 +220,9 @@ func receiptText(run *store.Run, e ending, c counts, id host.ReceiptID) string {
 	first := fmt.Sprintf("%s for %s %s: %s", run.Skill, run.OnBehalfOf.Name, e.state, strings.Join(parts, ", "))
 	if c.refused > 0 {
 		first += fmt.Sprintf("; %d refused", c.refused)
+	}
+	if c.undone > 0 {
+		first += fmt.Sprintf("; %d not carried out", c.undone)
 	}
 	second := fmt.Sprintf("cost %s of %s, %d calls, %d approved", run.Spent, abi.MicroUSD(run.Budget), c.calls, c.asked)
 	if c.segment > 1 {
