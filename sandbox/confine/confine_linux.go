@@ -150,7 +150,7 @@ func (c *Confinement) filter() error {
 		return fmt.Errorf("no_new_privs cannot be set: %w", err)
 	}
 	c.enforced = append(c.enforced, "no_new_privs")
-	listener, err := install(allowed(c.cfg.Mode), true)
+	listener, err := allowed(c.cfg.Mode).install()
 	if err != nil {
 		if err := c.below("seccomp with user notification is not available (Linux 5.7 or later)", err); err != nil {
 			return err
@@ -164,11 +164,11 @@ func (c *Confinement) filter() error {
 	if err := unix.Close(listener); err != nil {
 		return fmt.Errorf("the listener cannot be closed: %w", err)
 	}
-	gone := []string{"sendmsg", "prctl"}
+	gone := []uint32{unix.SYS_SENDMSG, unix.SYS_PRCTL}
 	if c.cfg.Mode == ModeCompile || c.cfg.Mode == ModePlugin {
-		gone = append(gone, "seccomp") // no further stage
+		gone = append(gone, unix.SYS_SECCOMP) // no further stage
 	}
-	if _, err := install(without(gone), false); err != nil {
+	if _, err := without(gone...).install(); err != nil {
 		return fmt.Errorf("the second filter cannot be installed: %w", err)
 	}
 	c.enforced = append(c.enforced, "seccomp")
@@ -194,7 +194,7 @@ func (c *Confinement) Seal() error {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if _, err := install(without(append([]string{"seccomp"}, reading()...)), false); err != nil {
+	if _, err := without(append(reading(), unix.SYS_SECCOMP)...).install(); err != nil {
 		return fmt.Errorf("the last filter cannot be installed: %w", err)
 	}
 	c.enforced = append(c.enforced, "sealed")

@@ -2,21 +2,14 @@
 
 package confine
 
-import (
-	seccomp "github.com/elastic/go-seccomp-bpf"
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
-// engineCalls and engineClone are what a build with cgo needs beyond base: the C
-// library's heap, where a refusal would look like success, and its threads.
-func engineCalls() []string {
-	return []string{"brk", "mremap", "set_robust_list", "rseq"}
-}
-
-const engineClone = threadFlags | unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID | unix.CLONE_CHILD_CLEARTID
-
-// engineRefused is what it is refused without a report, as it asks in good faith:
-// whether standard error is a terminal.
-func engineRefused() []seccomp.SyscallGroup {
-	return []seccomp.SyscallGroup{{Action: errno(unix.ENOTTY), NamesWithCondtions: []seccomp.NameWithConditions{when("ioctl", 1, seccomp.Equal, unix.TCGETS)}}}
+// engine is what a build with cgo needs beyond base: the C library's heap, where a
+// refusal would look like success, and its threads. It asks in good faith whether
+// standard error is a terminal, and is refused without a report.
+func engine() []rule {
+	const thread = threadFlags | unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID | unix.CLONE_CHILD_CLEARTID
+	return append(each(allow, unix.SYS_BRK, unix.SYS_MREMAP, unix.SYS_SET_ROBUST_LIST, unix.SYS_RSEQ),
+		rule{unix.SYS_CLONE, allow, []condition{equal(0, thread)}},
+		rule{unix.SYS_IOCTL, refuse(unix.ENOTTY), []condition{equal(1, unix.TCGETS)}})
 }

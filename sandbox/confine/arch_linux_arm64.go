@@ -1,0 +1,10 @@
+package confine
+
+import "golang.org/x/sys/unix"
+
+const (
+	architecture = unix.AUDIT_ARCH_AARCH64
+	foreign      = 0 // there are none
+)
+
+func pluginArch() []rule { return nil }
