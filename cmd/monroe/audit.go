@@ -10,6 +10,7 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host/api/client"
 	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/durable"
 )
 
 type auditCmd struct {
@@ -109,11 +110,10 @@ func (e *env) keptCheckpoint() string {
 
 func (e *env) keep(note string) error {
 	p := e.keptCheckpoint()
-	if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(p)); err != nil {
 		return err
 	}
-	tmp := p + ".new"
-	return errors.Join(os.WriteFile(tmp, []byte(note), 0o600), os.Rename(tmp, p))
+	return durable.Replace(p, []byte(note), filepath.Dir(p), ".note-*")
 }
 
 // verify rebuilds the log from its leaves, trusting the daemon for nothing but

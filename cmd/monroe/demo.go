@@ -17,6 +17,7 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
 	"github.com/getmonroe/monroe/host/api/client"
+	"github.com/getmonroe/monroe/host/durable"
 )
 
 type demoCmd struct {
@@ -67,7 +68,7 @@ func (d demoCmd) Run(e *env) error {
 
 // prepare writes the operator's configuration for the demo.
 func (d demoCmd) prepare(e *env) error {
-	if err := os.MkdirAll(e.home, 0o700); err != nil {
+	if err := durable.MkdirAll(e.home); err != nil {
 		return err
 	}
 	path := filepath.Join(e.home, "operator.yaml")

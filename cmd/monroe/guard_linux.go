@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/getmonroe/monroe/host/durable"
 	"github.com/getmonroe/monroe/sandbox/cgroup"
 	"github.com/getmonroe/monroe/sandbox/ebpf"
 	"github.com/getmonroe/monroe/sandbox/spawn"
@@ -158,7 +159,7 @@ func (u upCmd) user(home string) (*syscall.Credential, error) {
 	}
 	st, err := os.Stat(home)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.MkdirAll(home, 0o700); err == nil && as != nil {
+		if err = durable.MkdirAll(home); err == nil && as != nil {
 			err = os.Chown(home, int(as.Uid), int(as.Gid))
 		}
 		if err == nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
+	"github.com/getmonroe/monroe/host/durable"
 )
 
 func emptyBody() io.Reader { return strings.NewReader("") }
@@ -45,7 +46,7 @@ func (a *attempt) maildir(m *connectors.Maildir) (*connectors.Answer, *abi.Denia
 // deliverMaildir reports whether the message may be visible.
 func deliverMaildir(path string, m *connectors.Maildir) (appeared bool, err error) {
 	for _, sub := range []string{"tmp", "new", "cur"} {
-		if err := os.MkdirAll(filepath.Join(path, sub), 0o700); err != nil {
+		if err := durable.MkdirAll(filepath.Join(path, sub)); err != nil {
 			return false, fmt.Errorf("maildir: %w", err)
 		}
 	}
@@ -92,19 +93,31 @@ func deliverMaildir(path string, m *connectors.Maildir) (appeared bool, err erro
 }
 
 // delivered finds the message that a reader has already, also where it moved it. It
-// returns its path, empty if there is none.
+// returns its path, empty if there is none. Its name is durable then: the attempt that
+// made it may have ended before that.
 func delivered(root *os.Root, unique string) (string, error) {
+	path, err := find(root, unique)
+	if err == nil && path != "" {
+		err = syncDir(root, filepath.Dir(path))
+	}
+	if err != nil {
+		return path, fmt.Errorf("maildir: %w", err)
+	}
+	return path, nil
+}
+
+func find(root *os.Root, unique string) (string, error) {
 	if _, err := root.Lstat("new/" + unique); err == nil {
 		return "new/" + unique, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("maildir: %w", err)
+		return "", err
 	}
 	dir, err := root.Open("cur")
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("maildir: %w", err)
+		return "", err
 	}
 	defer func() { _ = dir.Close() }()
 	for {
@@ -118,7 +131,7 @@ func delivered(root *os.Root, unique string) (string, error) {
 			return "", nil
 		}
 		if err != nil {
-			return "", fmt.Errorf("maildir: %w", err)
+			return "", err
 		}
 	}
 }

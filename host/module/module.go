@@ -63,7 +63,7 @@ type Shelf struct {
 // NewShelf uses dir, an absolute path that it creates with mode 0700.
 func NewShelf(dir string, keys *vault.Keyset, st *store.Store, c Compiler) (*Shelf, error) {
 	for _, d := range []string{dir, filepath.Join(dir, "uploads"), filepath.Join(dir, "artefacts"), filepath.Join(dir, "tmp")} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+		if err := durable.MkdirAll(d); err != nil {
 			return nil, fmt.Errorf("module: %w", err)
 		}
 	}

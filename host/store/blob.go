@@ -57,13 +57,8 @@ func (b blobs) put(run host.RunID, ref string, sealed []byte) (err error) {
 		return err
 	}
 	dir := filepath.Dir(path)
-	if _, err := os.Stat(dir); err != nil {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
-		if err := errors.Join(durable.SyncDir(string(b)), durable.SyncDir(filepath.Dir(string(b)))); err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
+	if err := durable.MkdirAll(dir); err != nil {
+		return fmt.Errorf("store: %w", err)
 	}
 	if err := durable.Replace(path, sealed, dir, "new-*"); err != nil {
 		return fmt.Errorf("store: %w", err)

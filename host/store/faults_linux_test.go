@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -18,15 +17,6 @@ import (
 )
 
 func serveDisk() { faultfs.Main() }
-
-// faulty returns an empty disk, or skips where none can be mounted.
-func faulty(t *testing.T) *faultfs.Disk {
-	t.Helper()
-	if _, err := os.Stat("/dev/fuse"); err != nil || os.Getuid() != 0 {
-		t.Skip("it mounts a FUSE file system: root and /dev/fuse are needed")
-	}
-	return faultfs.Start(t)
-}
 
 // opens are the two ways that SQLite is used.
 var opens = map[string]func(ctx context.Context, path string) (*store.Store, error){
@@ -90,7 +80,7 @@ func whole(t *testing.T, path string) {
 func TestAPowerCutLosesNothingThatWasAnsweredNeedsRoot(t *testing.T) {
 	for name, open := range opens {
 		t.Run(name, func(t *testing.T) {
-			disk, rng := faulty(t), rand.New(rand.NewPCG(1, 2))
+			disk, rng := faultfs.Start(t), rand.New(rand.NewPCG(1, 2))
 			said := map[host.PrincipalID]bool{}
 			for round := range 12 {
 				path := filepath.Join(disk.Mount(), "db")
@@ -127,7 +117,7 @@ func TestAPowerCutLosesNothingThatWasAnsweredNeedsRoot(t *testing.T) {
 
 // The control: without the sync of every commit, the same cut must be seen to lose.
 func TestAPowerCutLosesWhatWasNotSyncedNeedsRoot(t *testing.T) {
-	disk := faulty(t)
+	disk := faultfs.Start(t)
 	s, err := store.OpenWAL(t.Context(), filepath.Join(disk.Mount(), "db"), "acme")
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +152,7 @@ func TestAFaultOfTheDiskIsFinalAndLosesNothingNeedsRoot(t *testing.T) {
 			"fsync EIO": {Op: faultfs.Sync, Errno: syscall.EIO},
 		} {
 			t.Run(name+"/"+what, func(t *testing.T) {
-				disk := faulty(t)
+				disk := faultfs.Start(t)
 				said := map[host.PrincipalID]bool{}
 				path := filepath.Join(disk.Mount(), "db")
 				for rule.At = 1; rule.At <= 6; rule.At++ {
@@ -189,12 +179,12 @@ func TestAFaultOfTheDiskIsFinalAndLosesNothingNeedsRoot(t *testing.T) {
 					if s.Reason() == nil || errors.Is(s.Reason(), store.ErrFenced) {
 						t.Errorf("the reason is %v", s.Reason())
 					}
-					later := disk.Later()
+					seen := disk.Seen()
 					if err := fill(t.Context(), s, said, 1); !errors.Is(err, store.ErrClosed) {
 						t.Errorf("a write after the fault: %v", err)
 					}
-					if n := disk.Later(); n != later {
-						t.Errorf("%d operations came after the fault", n-later)
+					if n := disk.Seen(); n != seen {
+						t.Errorf("%d operations came after the fault", n-seen)
 					}
 					_ = s.Close()
 					disk.Inject(rule) // once more, while it is recovered

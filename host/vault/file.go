@@ -82,7 +82,7 @@ func OpenKeysetWith(ctx context.Context, path string, ws host.Workspace, kek KEK
 		var text []byte
 		if text, err = newKeysetText(ws); err == nil {
 			if b, err = f.form(ctx, ws, text); err == nil {
-				err = writeOnce(path, b)
+				err = durable.Create(path, b, filepath.Dir(path), temporary)
 			}
 		}
 	}
@@ -200,20 +200,13 @@ func (f *keysetFile) form(ctx context.Context, ws host.Workspace, text []byte) (
 	return json.Marshal(s)
 }
 
-// writeOnce creates the file durably and never overwrites one.
-func writeOnce(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close(), durable.SyncDir(filepath.Dir(path)))
-}
+// temporary is the pattern of the name that a keyset file has before it is whole.
+const temporary = ".keyset-*"
 
 // replace puts new bytes in the file's place: whoever reads it meanwhile gets the old
 // ones or the new ones.
 func replace(path string, b []byte) error {
-	return durable.Replace(path, b, filepath.Dir(path), ".keyset-*")
+	return durable.Replace(path, b, filepath.Dir(path), temporary)
 }
 
 // RewrapFile seals the keyset file by another KEK. Nothing that the keyset sealed

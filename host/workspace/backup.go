@@ -16,6 +16,7 @@ import (
 
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/durable"
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/vault"
@@ -51,7 +52,7 @@ func TakeBackup(ctx context.Context, c Config, to string, withKeys bool) (b Back
 	if list, err := os.ReadDir(to); err == nil && len(list) > 0 {
 		return b, fmt.Errorf("backup: %s is not empty", to)
 	}
-	if err := os.MkdirAll(to, 0o700); err != nil {
+	if err := durable.MkdirAll(to); err != nil {
 		return b, fmt.Errorf("backup: %w", err)
 	}
 	if c.Postgres == nil {
@@ -132,7 +133,7 @@ func (b *Backup) copy(from, to, rel string) error {
 
 // writeFile makes a new file durably, for its owner alone.
 func writeFile(path string, from io.Reader) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -140,7 +141,7 @@ func writeFile(path string, from io.Reader) error {
 		return fmt.Errorf("backup: %w", err)
 	}
 	_, err = io.Copy(f, from)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close(), durable.SyncDir(filepath.Dir(path))); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
 	return nil
@@ -202,7 +203,7 @@ func Restore(ctx context.Context, c Config, from string) error {
 			return fmt.Errorf("restore: %s is there already: move the workspace's directory away first, and keep it", filepath.Join(c.Dir, name))
 		}
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if err := durable.MkdirAll(c.Dir); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	_, hasKeys := b.Files["keyset.json"]
@@ -251,7 +252,8 @@ func Restore(ctx context.Context, c Config, from string) error {
 		if err := hold(ctx, c, halfway, b); err != nil {
 			return err
 		}
-		if err := os.Rename(filepath.Join(c.Dir, halfway), filepath.Join(c.Dir, databaseName)); err != nil {
+		// Without its name a daemon would begin a new workspace.
+		if err := errors.Join(os.Rename(filepath.Join(c.Dir, halfway), filepath.Join(c.Dir, databaseName)), durable.SyncDir(c.Dir)); err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}
 		_ = os.Remove(filepath.Join(c.Dir, halfway+".lock"))

@@ -32,6 +32,7 @@ import (
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/durable"
 	"github.com/getmonroe/monroe/host/grant"
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/runner"
@@ -96,7 +97,7 @@ func Open(ctx context.Context, c Config) (_ *Workspace, err error) {
 	if err := c.Name.Check(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if err := durable.MkdirAll(c.Dir); err != nil {
 		return nil, fmt.Errorf("workspace: %w", err)
 	}
 	if err := os.Chmod(c.Dir, 0o700); err != nil {
@@ -194,16 +195,7 @@ func (w *Workspace) seed(ctx context.Context) error {
 	}
 	// The file first: a token that nobody can read is worse than one that opens
 	// nothing yet.
-	path := filepath.Join(w.Dir, "owner.token")
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("workspace: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("workspace: %w", err)
-	}
-	_, err = f.WriteString(text + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := durable.Replace(filepath.Join(w.Dir, "owner.token"), []byte(text+"\n"), w.Dir, ".owner-*"); err != nil {
 		return fmt.Errorf("workspace: %w", err)
 	}
 	empty := fmt.Sprintf("version: 1\nworkspace: %s\ncap_usd: \"0\"\n", w.Name)
