@@ -142,7 +142,7 @@ func call(conn net.Conn, n uint32, request string) {
 }
 
 const (
-	manifest = `{"abi":1,"name":"fixture","version":"1","description":"","ops":["time.sleep"],"limits":{"wall_ns":300000000,"calls":5}}`
+	manifest = `{"abi":1,"name":"fixture","version":"1","description":"","ops":["time.sleep"],"limits":{"wall_ns":10000000000,"calls":5}}`
 	now      = `{"op":"time.now","v":1}`
 )
 
@@ -213,10 +213,16 @@ func benchWith(t testing.TB, s *fakeSpawner, change func(*workspace.Config)) *be
 	if b.caller, err = w.Authenticate(t.Context(), strings.TrimSpace(string(token))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.PushSkill(t.Context(), b.caller, []byte(manifest)); err != nil {
+	b.push(t, manifest)
+	return b
+}
+
+// push makes a manifest a skill.
+func (b *bench) push(t testing.TB, manifest string) {
+	t.Helper()
+	if _, err := b.PushSkill(t.Context(), b.caller, []byte(manifest)); err != nil {
 		t.Fatal(err)
 	}
-	return b
 }
 
 // result starts a run and waits for its end.
@@ -314,10 +320,14 @@ func TestBadWorkersEndTheirOwnRun(t *testing.T) {
 				scripts = append([]script{c.do, c.do}, scripts...)
 			}
 			b := newBench(t, &fakeSpawner{scripts: scripts})
+			if strings.HasPrefix(c.failure, "LIMIT: the run took") {
+				b.push(t, strings.Replace(manifest, "10000000000", "300000000", 1))
+			}
 			v := b.result(t)
 			if v.State != host.StateFailed || v.Failure != c.failure {
 				t.Errorf("the run %s: %q\nwant failed: %q", v.State, v.Failure, c.failure)
 			}
+			b.push(t, manifest)
 			if v.Result != nil || v.ReceiptID == "" {
 				t.Errorf("result %s, receipt %q", v.Result, v.ReceiptID)
 			}
