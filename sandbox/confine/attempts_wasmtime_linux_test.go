@@ -17,7 +17,7 @@ import (
 // host need not wait for it.
 func TestLinuxDynamicWorker(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "dynamic")
-	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, "./testdata/attempts")
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-ldflags=-linkmode=external", "-o", program, "./testdata/attempts")
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"time"
 
-	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 
 	"github.com/getmonroe/monroe/abi/wire"
@@ -95,12 +94,12 @@ func (c *Confinement) limit() error {
 }
 
 // landlock leaves one directory, no TCP, and no signal or abstract socket that
-// reaches outside. The library succeeds where nothing is enforced, hence the check.
+// reaches outside.
 func (c *Confinement) landlock() error {
 	if contains(c.cfg.Without, "landlock") {
 		return nil
 	}
-	version, err := llsys.LandlockGetABIVersion()
+	version, err := landlockVersion()
 	if err != nil || version < 1 {
 		return c.below("Landlock is not available (Linux 5.13 or later, with landlock in the lsm= list)", errors.Join(err))
 	}
@@ -110,22 +109,6 @@ func (c *Confinement) landlock() error {
 	c.enforced = append(c.enforced, fmt.Sprintf("landlock:%d", version))
 	return nil
 }
-
-// A place stays reachable, with what is beneath it.
-type place struct {
-	path   string
-	access uint64
-}
-
-// What may be done in a place. Executing is here because a program is in a plugin's; the
-// filter refuses it.
-const (
-	readFile = llsys.AccessFSExecute | llsys.AccessFSReadFile
-	readDir  = readFile | llsys.AccessFSReadDir
-	writeDir = readDir | llsys.AccessFSWriteFile | llsys.AccessFSTruncate | removing | making
-	removing = llsys.AccessFSRemoveDir | llsys.AccessFSRemoveFile
-	making   = llsys.AccessFSMakeChar | llsys.AccessFSMakeDir | llsys.AccessFSMakeReg | llsys.AccessFSMakeSock | llsys.AccessFSMakeFifo | llsys.AccessFSMakeBlock | llsys.AccessFSMakeSym
-)
 
 func places(cfg Config) []place {
 	switch cfg.Mode {

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"syscall"
 
-	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,10 +39,14 @@ func restrict(version int, places []place) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs cannot be set: %w", err)
 	}
-	if err := restrictThread(version, append(places, place{self, readFile})); err != nil {
+	fd, err := ruleset(version, append(places, place{self, readFile}))
+	if err != nil {
 		return err
 	}
-	err := syscall.Exec(self, append([]string{again}, os.Args[1:]...), os.Environ())
+	if err := restrictSelf(fd, 0); err != nil { // the descriptor closes with the execution
+		return err
+	}
+	err = syscall.Exec(self, append([]string{again}, os.Args[1:]...), os.Environ())
 	if errors.Is(err, unix.EACCES) {
 		err = fmt.Errorf("%w; a worker that is built with cgo has to be static, as it can read no library (go build -ldflags '-linkmode=external -extldflags=-static'); or build it with CGO_ENABLED=0", err)
 	}
@@ -60,48 +63,4 @@ func stands() error {
 		return fmt.Errorf("it cannot be seen whether it stands: %w", err)
 	}
 	return nil
-}
-
-func restrictThread(version int, places []place) error {
-	attr := handled(version)
-	ruleset, err := llsys.LandlockCreateRuleset(&attr, 0)
-	if err != nil {
-		return fmt.Errorf("no rule set: %w", err)
-	}
-	defer unix.Close(ruleset) //nolint:errcheck // it is on the thread by then
-	for _, p := range places {
-		fd, err := unix.Open(p.path, unix.O_PATH|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.path, err)
-		}
-		err = llsys.LandlockAddPathBeneathRule(ruleset, &llsys.PathBeneathAttr{ParentFd: fd, AllowedAccess: p.access & attr.HandledAccessFS}, 0)
-		if err := errors.Join(err, unix.Close(fd)); err != nil {
-			return fmt.Errorf("%s: %w", p.path, err)
-		}
-	}
-	return llsys.LandlockRestrictSelf(ruleset, 0)
-}
-
-// handled is all that a version can refuse.
-func handled(version int) (a llsys.RulesetAttr) {
-	a.HandledAccessFS = llsys.AccessFSMakeSym<<1 - 1
-	for _, more := range []struct {
-		since          int
-		fs, net, scope uint64
-	}{
-		{since: 2, fs: llsys.AccessFSRefer},
-		{since: 3, fs: llsys.AccessFSTruncate},
-		{since: 4, net: llsys.AccessNetBindTCP | llsys.AccessNetConnectTCP},
-		{since: 5, fs: llsys.AccessFSIoctlDev},
-		{since: 6, scope: llsys.ScopeAbstractUnixSocket | llsys.ScopeSignal},
-		{since: 9, fs: llsys.AccessFSResolveUnix},
-		{since: 10, net: llsys.AccessNetBindUDP | llsys.AccessNetConnectSendUDP},
-	} {
-		if version >= more.since {
-			a.HandledAccessFS |= more.fs
-			a.HandledAccessNet |= more.net
-			a.Scoped |= more.scope
-		}
-	}
-	return a
 }

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 
 	"github.com/getmonroe/monroe/abi/wire"
@@ -395,8 +394,8 @@ func host(x Subject, w spawn.Walls) Host {
 	if unix.Uname(&name) == nil {
 		h.Kernel = unix.ByteSliceToString(name.Release[:])
 	}
-	if v, err := llsys.LandlockGetABIVersion(); err == nil {
-		h.Landlock = v
+	if v, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION); e == 0 {
+		h.Landlock = int(v)
 	}
 	all := "with capabilities"
 	if status, err := os.ReadFile("/proc/self/status"); err == nil {

@@ -97,7 +97,7 @@ func TestRootMatrix(t *testing.T) {
 		process:  {canary.TCP: "ALLOWED", canary.RawIP: "EPERM", canary.Packet: "EPERM", canary.ReadSystem: "ALLOWED", canary.ReadHost: "EACCES", canary.Signal: "EPERM", canary.Abstract: "ALLOWED"},
 		kernel:   {canary.TCP: "EPERM", canary.MPTCP: "EPERM", canary.Packet: "EPERM", canary.IOUring: "ENOSYS", canary.ReadSystem: "EPERM"},
 		files:    {canary.TCP: "EACCES", canary.UDP: "ALLOWED", canary.MPTCP: "ALLOWED", canary.Packet: "ALLOWED", canary.Abstract: "EPERM", canary.ReadSystem: "EACCES", canary.ReadModule: "ALLOWED", canary.WriteTemp: "EACCES", canary.Signal: "EPERM"},
-		isolated: {canary.TCP: "ENETUNREACH", canary.UDP: "ENETUNREACH", canary.MPTCP: "ENETUNREACH", canary.Abstract: "ECONNREFUSED", canary.Packet: "ALLOWED", canary.UnixPath: "ALLOWED", canary.Signal: "ESRCH", canary.ReadSystem: "ALLOWED"},
+		isolated: {canary.TCP: "ENETUNREACH", canary.UDP: "ENETUNREACH", canary.MPTCP: "ENETUNREACH", canary.Abstract: "ECONNREFUSED", canary.Packet: "EPERM", canary.UnixPath: "ALLOWED", canary.Signal: "ESRCH", canary.ReadSystem: "ALLOWED"},
 	} {
 		e, err := look(t.Context(), s, Subject{Program: program, UID: nobody}, a)
 		if err != nil {

@@ -93,19 +93,22 @@ func (e *ExitError) Error() string {
 // A nursery forks as a child of this process.
 type nursery struct {
 	program *os.File
+	hidden  *os.File // the same bytes, which nobody can read; nil if that cannot be had
 	digest  abi.Digest
 	uid     uint32        // of workers; 0 means this process's own
 	lender  owner         // whose the directories are that are lent to workers
 	within  time.Duration // how long the program may take to answer in new namespaces
 
-	thread  *forkThread
-	live    atomic.Int64 // children that have not been waited for
-	tried   sync.Once    // of namespaces
-	spaces  error        // why there are none
-	opened  sync.Once    // of groups
-	groups  housing      // its tree is nil where there are none
-	own     bool         // the tree is closed with this
-	lacking []string     // why there are no groups
+	thread    *forkThread
+	live      atomic.Int64 // children that have not been waited for
+	tried     sync.Once    // of namespaces
+	spaces    error        // why there are none
+	anonymous bool         // kind of most workers
+	unfit     error        // why the thread forks no more; for the thread alone
+	opened    sync.Once    // of groups
+	groups    housing      // its tree is nil where there are none
+	own       bool         // the tree is closed with this
+	lacking   []string     // why there are no groups
 }
 
 // newNursery opens and hashes the worker program.
@@ -114,7 +117,11 @@ func newNursery(workerPath string) (*nursery, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the worker program cannot be used, install monroe-worker beside monroed: %w", err)
 	}
-	return &nursery{program: program, digest: digest, lender: owner{os.Geteuid(), os.Getegid()}, within: ReadyWithin, thread: newForkThread(), own: true}, nil
+	hidden, err := hide(program, digest)
+	if err != nil {
+		hidden = nil // workers are mapped then
+	}
+	return &nursery{program: program, hidden: hidden, digest: digest, lender: owner{os.Geteuid(), os.Getegid()}, within: ReadyWithin, thread: newForkThread(), own: true}, nil
 }
 
 // A forkThread forks every worker from one thread that lives until it is stopped: a
@@ -167,6 +174,9 @@ func (n *nursery) close() error {
 	if n.groups.tree != nil && n.own {
 		err = n.groups.tree.Close()
 	}
+	if n.hidden != nil {
+		err = errors.Join(err, n.hidden.Close())
+	}
 	return errors.Join(err, n.program.Close())
 }
 
@@ -185,8 +195,9 @@ func (n *nursery) fork(b birth) (child, error) {
 	if b.insecure {
 		args = append(args, "--insecure-dev")
 	}
+	k := n.kind(b.mode, w)
 	cmd := &exec.Cmd{
-		Path: n.path(),
+		Path: n.path(k),
 		Args: append(args, string(b.mode), "/proc/self/cwd"),
 		// Never this process's environment. The memory limit makes the collector work
 		// before the kernel does; threads beyond two help no guest.
@@ -196,7 +207,7 @@ func (n *nursery) fork(b birth) (child, error) {
 		Dir:         fmt.Sprintf("/proc/self/fd/%d", b.dir.Fd()),
 		Stderr:      b.stderr,
 		ExtraFiles:  []*os.File{b.socket},
-		SysProcAttr: n.attributes(w.Namespaces),
+		SysProcAttr: n.attributes(k),
 	}
 	if b.plugin != nil {
 		cmd.Env, cmd.Stdout, cmd.ExtraFiles = b.plugin.env, b.plugin.stdout, append(cmd.ExtraFiles, b.plugin.program)
@@ -209,7 +220,7 @@ func (n *nursery) fork(b birth) (child, error) {
 		}
 		f.lent = lent
 	}
-	if err := n.thread.do(func() error { return n.house(f, b) }); err != nil {
+	if err := n.thread.do(func() error { return n.house(f, b, k) }); err != nil {
 		return nil, errors.Join(err, f.giveBack())
 	}
 	n.live.Add(1)

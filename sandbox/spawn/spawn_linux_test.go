@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/abi/wire"
 	"github.com/getmonroe/monroe/sandbox/spawn"
@@ -31,6 +33,9 @@ var workerPath, badPath string
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("MONROE_TEST_DAEMON"); dir != "" {
 		os.Exit(daemon(os.Getenv("MONROE_TEST_WORKER"), dir))
+	}
+	if pid := os.Getenv("MONROE_TEST_OUTSIDER"); pid != "" {
+		os.Exit(outsider(pid))
 	}
 	os.Exit(spawntest.Main(m, map[*string]string{&workerPath: spawntest.Worker, &badPath: "./testdata/badworker"}))
 }
@@ -315,9 +320,79 @@ func TestRootWalls(t *testing.T) {
 			t.Errorf("no %q in %s", want, status)
 		}
 	}
+	// Nobody is mapped in it, so that nobody in there can become anybody.
+	for _, file := range []string{"uid_map", "gid_map"} {
+		if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.PID(), file)); err != nil || len(text) > 0 {
+			t.Errorf("%s: %q, %v", file, text, err)
+		}
+	}
 	if out, err := spawntest.Play(p, spawntest.Script{}); err != nil || out.Fault != nil {
 		t.Errorf("outcome %+v, error %v", out, err)
 	}
+}
+
+// TestRootOutsider: whoever runs as the workers' user outside of their namespaces, where
+// that user owns those of most workers, can neither look into a worker nor join it.
+func TestRootOutsider(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can change the user")
+	}
+	forkers(t, func(t *testing.T, newSpawner func(*testing.T, string, bool) *spawn.Spawner) {
+		s := newSpawner(t, workerPath, false)
+		s.UID = nobody
+		p := start(t, s, compiled(t, s, wasmtest.Asks("x", 8)), 0)
+		c, err := s.Spawn(t.Context(), spawn.ModeCompile, t.TempDir(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for _, x := range []struct {
+			name string
+			pid  int
+			uid  uint32
+			want string
+		}{
+			{"a run worker", p.PID(), nobody, "ptrace EPERM, mem EACCES, ns/user EACCES, ns/net EACCES"},
+			{"a compile worker", c.PID(), nobody, "ptrace EPERM, mem EACCES, ns/user EACCES, ns/net EACCES"},
+			{"as root", p.PID(), 0, "ptrace ok, mem ok, ns/user ok, ns/net ok"},
+		} {
+			cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+			cmd.Env = append(os.Environ(), fmt.Sprintf("MONROE_TEST_OUTSIDER=%d", x.pid))
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: x.uid, Gid: x.uid}}
+			if out, err := cmd.CombinedOutput(); err != nil || string(out) != x.want {
+				t.Errorf("%s: %q, want %q; %v", x.name, out, x.want, err)
+			}
+		}
+	})
+}
+
+// outsider tries to look into a process, and into its namespaces.
+func outsider(pid string) int {
+	var said []string
+	say := func(what string, err error) {
+		var e syscall.Errno
+		name := "ok"
+		if errors.As(err, &e) {
+			name = unix.ErrnoName(e)
+		}
+		said = append(said, what+" "+name)
+	}
+	n, err := strconv.Atoi(pid)
+	if err != nil {
+		return 1
+	}
+	_, _, e := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(n), 0, 0, 0, 0)
+	if e != 0 {
+		err = e
+	}
+	say("ptrace", err)
+	for _, file := range []string{"mem", "ns/user", "ns/net"} {
+		f, err := os.Open(filepath.Join("/proc", pid, file))
+		say(file, err)
+		_ = f.Close()
+	}
+	fmt.Print(strings.Join(said, ", "))
+	return 0
 }
 
 func TestBadWorkers(t *testing.T) {

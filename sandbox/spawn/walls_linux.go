@@ -60,14 +60,48 @@ func (n *nursery) openGroups() {
 	n.groups.tree = tree
 }
 
-// tryNamespaces starts the worker program in namespaces of its own, with a question
-// that it answers without a host.
-func (n *nursery) tryNamespaces() error {
-	cmd := &exec.Cmd{
-		Path: n.path(), Args: []string{"monroe-worker", "--engine"}, Env: []string{}, Dir: "/",
-		SysProcAttr: n.attributes(true),
+// A kind is how a process stands to the user namespace that it is born in.
+type kind int
+
+const (
+	// plain is in this process's own.
+	plain kind = iota
+	// mapped has its user and group in a new one, and this process's user owns that.
+	mapped
+	// anonymous has no user in a new one, and never can: none is mapped. Its own user
+	// owns it, so that its program is one that this user cannot read; see hidden.
+	anonymous
+)
+
+// kind is that of a mode. Workers that start often are anonymous, where that can be had.
+func (n *nursery) kind(m Mode, w Walls) kind {
+	switch {
+	case !w.Namespaces:
+		return plain
+	case n.anonymous && (m == ModeRun || m == ModeCanary):
+		return anonymous
 	}
-	err := n.thread.do(cmd.Start)
+	return mapped
+}
+
+// tryNamespaces finds out whether workers can have namespaces of their own, and of which
+// kind.
+func (n *nursery) tryNamespaces() error {
+	if err := n.try(mapped); err != nil {
+		return err
+	}
+	n.anonymous = n.hidden != nil && n.try(anonymous) == nil
+	return nil
+}
+
+// try starts the worker program in namespaces of its own, with a question that it
+// answers without a host.
+func (n *nursery) try(k kind) error {
+	cmd := &exec.Cmd{
+		Path: n.path(k), Args: []string{"monroe-worker", "--engine"}, Env: []string{}, Dir: "/",
+		SysProcAttr: n.attributes(k),
+	}
+	err := n.thread.do(func() error { return n.begin(cmd, k) })
 	if errors.Is(err, syscall.ENOSPC) {
 		return fmt.Errorf("user namespaces are switched off here: %w", err)
 	}
@@ -83,17 +117,29 @@ func (n *nursery) tryNamespaces() error {
 }
 
 // path is where the program that was hashed can be executed.
-func (n *nursery) path() string { return fmt.Sprintf("/proc/self/fd/%d", n.program.Fd()) }
+func (n *nursery) path(k kind) string {
+	f := n.program
+	if k == anonymous {
+		f = n.hidden
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+}
 
 // attributes of a worker's process. It dies with the thread that forked it.
-func (n *nursery) attributes(isolated bool) *syscall.SysProcAttr {
+func (n *nursery) attributes(k kind) *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if k == anonymous {
+		// Nobody waits for a map, so that the child may borrow this process's memory until
+		// it executes; a copy of it would take longer than all that follows.
+		a.Cloneflags = namespaces | syscall.CLONE_VM | syscall.CLONE_VFORK
+		return a
+	}
 	uid, gid := os.Getuid(), os.Getgid()
 	if n.other() {
 		uid, gid = int(n.uid), int(n.uid)
 		a.Credential = &syscall.Credential{Uid: n.uid, Gid: n.uid}
 	}
-	if isolated {
+	if k == mapped {
 		a.Cloneflags = namespaces
 		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
 		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
@@ -125,9 +171,9 @@ func memoryOf(m Mode) int64 {
 }
 
 // house starts a process within its control group. It is called on the forking thread.
-func (n *nursery) house(f *forked, b birth) error {
+func (n *nursery) house(f *forked, b birth, k kind) error {
 	if n.groups.tree == nil || b.omitted.groups {
-		return f.cmd.Start()
+		return n.begin(f.cmd, k)
 	}
 	limits := cgroup.Limits{Memory: b.memory, PIDs: MaxThreads, CPU: MaxCPU}
 	g, err := n.groups.take(limits)
@@ -141,7 +187,7 @@ func (n *nursery) house(f *forked, b birth) error {
 	if err != nil {
 		return errors.Join(err, g.Remove())
 	}
-	err = f.cmd.Start()
+	err = n.begin(f.cmd, k)
 	if left := leave(); left != nil && err == nil { // the next worker would be born in this one's group
 		_ = f.cmd.Process.Kill()
 		_ = f.cmd.Wait()
@@ -155,6 +201,26 @@ func (n *nursery) house(f *forked, b birth) error {
 		n.groups.ahead(limits)
 	}
 	return nil
+}
+
+// begin starts a process. An anonymous one cannot change its user, and so is born with it.
+// It is called on the forking thread.
+func (n *nursery) begin(cmd *exec.Cmd, k kind) error {
+	if n.unfit != nil {
+		return n.unfit
+	}
+	if k != anonymous || !n.other() {
+		return cmd.Start()
+	}
+	err := as(n.uid, cmd.Start)
+	if errors.Is(err, errChanged) {
+		n.unfit = err
+		if cmd.Process != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}
+	return err
 }
 
 // watchMemory ends a process that holds more than it may, where no control group
