@@ -13,6 +13,7 @@ import (
 	"github.com/getmonroe/monroe/host/journal"
 	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/store/storetest"
 )
 
 // blobs lists the files of large bodies.
@@ -166,7 +167,8 @@ func TestAMissingOrAlteredFileStopsThatRunAlone(t *testing.T) {
 	}
 }
 
-// A file that cannot be written takes its transaction with it: no row refers to nothing.
+// A file that cannot be written takes its transaction with it, and is final for the store:
+// no row refers to nothing.
 func TestARowIsNotWrittenWithoutItsFile(t *testing.T) {
 	f := newFixture(t)
 	if err := os.WriteFile(filepath.Join(f.dir, "blobs"), nil, 0o600); err != nil { // where a directory should be
@@ -175,6 +177,15 @@ func TestARowIsNotWrittenWithoutItsFile(t *testing.T) {
 	before := f.row.NextSeq
 	if err := f.add(t, f.open(t), 4, bytes.Repeat([]byte("x"), 2*store.MaxInline), nil); err == nil {
 		t.Fatal("it was written")
+	}
+	select {
+	case <-f.store.Failed():
+	default:
+		t.Error("the store goes on")
+	}
+	err := f.store.Close()
+	if f.store, err = storetest.Open(t, f.dir, "acme", now); err != nil {
+		t.Fatal(err)
 	}
 	if f.open(t); f.row.NextSeq != before {
 		t.Errorf("%d records, %d before", f.row.NextSeq-1, before-1)

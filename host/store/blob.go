@@ -50,6 +50,12 @@ func (b blobs) path(run host.RunID, ref string) (string, error) {
 	return filepath.Join(string(b), string(run), ref), nil
 }
 
+// unwritten is why a file of a body is not on the disk. It is final for the store, like a
+// failed commit: what the disk has is not known any more.
+type unwritten struct{ error }
+
+func (u unwritten) Unwrap() error { return u.error }
+
 // put writes a file durably: after it returns nil, a row may refer to it.
 func (b blobs) put(run host.RunID, ref string, sealed []byte) (err error) {
 	path, err := b.path(run, ref)
@@ -57,11 +63,11 @@ func (b blobs) put(run host.RunID, ref string, sealed []byte) (err error) {
 		return err
 	}
 	dir := filepath.Dir(path)
-	if err := durable.MkdirAll(dir); err != nil {
-		return fmt.Errorf("store: %w", err)
+	if err = durable.MkdirAll(dir); err == nil {
+		err = durable.Replace(path, sealed, dir, "new-*")
 	}
-	if err := durable.Replace(path, sealed, dir, "new-*"); err != nil {
-		return fmt.Errorf("store: %w", err)
+	if err != nil {
+		return unwritten{fmt.Errorf("store: a large body: %w", err)}
 	}
 	return nil
 }

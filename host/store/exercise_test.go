@@ -53,7 +53,7 @@ func everywhere(t *testing.T, test func(*testing.T, place)) {
 	t.Run("SQLiteOnNetwork", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "db")
 		test(t, place{open: func(holder string) (*store.Store, error) {
-			return store.OpenOnNetwork(t.Context(), path, "acme", holder, time.Now(), "NFS")
+			return store.OpenOn(t.Context(), path, "acme", holder, time.Now(), "NFS")
 		}})
 	})
 	t.Run("NeedsPostgreSQL", func(t *testing.T) {

@@ -7,16 +7,13 @@ import (
 	"github.com/getmonroe/monroe/host"
 )
 
-// OpenOnNetwork is Open on a file system that OnNetwork names.
-var OpenOnNetwork = openSQLite
-
 // Numbered is how PostgreSQL reads a statement.
 var Numbered = numbered
 
 // OpenWAL is Open with a write-ahead log, whatever OnNetwork says of the place: a
 // test's file system is no network, though the kernel gives both the same name.
 func OpenWAL(ctx context.Context, path string, ws host.Workspace) (*Store, error) {
-	return openSQLite(ctx, path, ws, "test", time.Now(), "")
+	return OpenOn(ctx, path, ws, "test", time.Now(), "")
 }
 
 // Relax takes the sync of every commit away.

@@ -14,7 +14,7 @@ import (
 // the database itself is locked as long as the store is open.
 func TestNetworkFileSystemHasNoSharedMemory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	s, err := store.OpenOnNetwork(t.Context(), path, "acme", "test", time.Now(), "NFS")
+	s, err := store.OpenOn(t.Context(), path, "acme", "test", time.Now(), "NFS")
 	if err != nil {
 		t.Fatal(err)
 	}

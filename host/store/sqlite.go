@@ -44,14 +44,15 @@ var sqlite = &dialect{
 // lease. holder names this daemon to whoever tries next. On a network file system
 // (OnNetwork) it uses one connection and a rollback journal.
 func Open(ctx context.Context, path string, ws host.Workspace, holder string, now time.Time) (*Store, error) {
-	shared, err := OnNetwork(filepath.Dir(path))
+	network, err := OnNetwork(filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}
-	return openSQLite(ctx, path, ws, holder, now, shared)
+	return OpenOn(ctx, path, ws, holder, now, network)
 }
 
-func openSQLite(ctx context.Context, path string, ws host.Workspace, holder string, now time.Time, network string) (_ *Store, err error) {
+// OpenOn is Open for who knows already what OnNetwork says of the place.
+func OpenOn(ctx context.Context, path string, ws host.Workspace, holder string, now time.Time, network string) (_ *Store, err error) {
 	if err := ws.Check(); err != nil {
 		return nil, err
 	}

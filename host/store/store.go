@@ -6,8 +6,8 @@
 //     holds it; every writing transaction tests the lease's epoch.
 //  2. What Write returned nil for survives a crash (WAL, synchronous=FULL;
 //     synchronous_commit=on).
-//  3. A failed commit is final: the store writes nothing from then on, since nobody
-//     here may know what reached the disk.
+//  3. A failed commit is final, and so is a body's file that cannot be written: the store
+//     writes nothing from then on, since nobody here may know what reached the disk.
 //  4. In PostgreSQL the daemon's role reaches the rows of one workspace, whatever it
 //     sends; a role that could reach more is refused.
 //
@@ -232,7 +232,7 @@ func (s *Store) commit(batch []*job) (results []error, final error) {
 	for i, j := range batch {
 		var err error
 		if results[i], err = s.one(tx, j.fn, !wrote && len(batch) == 1); err != nil {
-			return nil, errors.Join(fmt.Errorf("store: savepoint: %w", err), s.d.control(s, "ROLLBACK"))
+			return nil, errors.Join(err, s.d.control(s, "ROLLBACK"))
 		}
 		wrote = wrote || results[i] == nil
 	}
@@ -269,15 +269,18 @@ func (s *Store) fence(tx *Tx) (renewed time.Time, err error) {
 }
 
 // one runs a function of a batch. In a savepoint of its own, unless nothing else is
-// in the transaction: then that is its savepoint.
+// in the transaction: then that is its savepoint. A final error is of the whole batch.
 func (s *Store) one(tx *Tx, fn func(*Tx) error, alone bool) (result, final error) {
 	leaves := tx.tail.count
 	if !alone {
 		if err := s.d.control(s, "SAVEPOINT one"); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("store: savepoint: %w", err)
 		}
 	}
 	result = s.run(fn, tx)
+	if file := (unwritten{}); errors.As(result, &file) {
+		return nil, result
+	}
 	end := "RELEASE SAVEPOINT one"
 	if result != nil {
 		tx.tail.forget(leaves)
@@ -286,7 +289,10 @@ func (s *Store) one(tx *Tx, fn func(*Tx) error, alone bool) (result, final error
 	if alone {
 		return result, nil
 	}
-	return result, s.d.control(s, end)
+	if err := s.d.control(s, end); err != nil {
+		return nil, fmt.Errorf("store: savepoint: %w", err)
+	}
+	return result, nil
 }
 
 // run is run, with what the function left under way: one that passes over a failed

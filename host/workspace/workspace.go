@@ -160,7 +160,7 @@ func openStore(ctx context.Context, c Config) (*store.Store, error) {
 		c.Log.Warn("the workspace is on a network file system: every commit is slow, and a lock that the server loses lets a second daemon in; keep the state in PostgreSQL (MONROE_STORE), or on a local disk",
 			slog.String("directory", c.Dir), slog.String("file_system", network))
 	}
-	return store.Open(ctx, filepath.Join(c.Dir, databaseName), c.Name, holder, c.Now())
+	return store.OpenOn(ctx, filepath.Join(c.Dir, databaseName), c.Name, holder, c.Now(), network)
 }
 
 func (w *Workspace) currentRules() broker.Rules { return *w.rules.Load() }

@@ -161,6 +161,9 @@ func (d *Disk) Mount() string {
 	return dir
 }
 
+// Dir is where it is mounted.
+func (d *Disk) Dir() string { return d.dir }
+
 // Format makes the disk hold what is in a directory, and nothing else. Nothing may be
 // mounted.
 func (d *Disk) Format(from string) { d.t.Helper(); d.ask(order{Do: "format", Dir: from}) }
