@@ -1,16 +1,15 @@
 package confine
 
 import (
-	"cmp"
 	"errors"
-	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // A policy is what the kernel does with each system call of the native interface.
-// Every other one is a call without a rule; those of x32 are ENOSYS.
+// Every other one is a call without a rule; those of x32 are ENOSYS. There are less than
+// 256 rules, about calls below numbers.
 type policy struct {
 	rules []rule
 	rest  verdict // of a call for which no rule holds
@@ -46,102 +45,132 @@ const (
 
 func refuse(e unix.Errno) verdict { return unix.SECCOMP_RET_ERRNO | verdict(e) }
 
+// numbers is more than there are of system calls on either architecture.
+const numbers = 512
+
 // assemble writes the program of a policy. It finds the call's number by halves: the
 // kernel runs the program for each number there is when it installs it, and for each call
 // that has conditions. A block that looks at arguments ends with a verdict or goes on with
 // the next rule of the same call, so that nothing ever takes an argument for a number.
+//
+// Each worker does this when it starts, on memory that was never touched before. So it
+// neither sorts nor allocates but for the two arrays below.
 func (p policy) assemble() []unix.SockFilter {
-	return append([]unix.SockFilter{
-		load(4), // the architecture, in struct seccomp_data
-		jump(unix.BPF_JEQ, architecture, 1, 0),
-		give(p.rest),
-		load(0), // the number
-	}, choose(p.spans())...)
+	a := assembler{policy: p, code: make([]unix.SockFilter, 0, numbers)}
+	a.put(load(4)) // the architecture, in struct seccomp_data
+	a.put(jump(unix.BPF_JEQ, architecture, 1, 0))
+	a.put(give(p.rest))
+	a.put(load(0)) // the number
+	a.choose(p.spans())
+	return a.code
 }
 
 // A span is numbers with one answer, up to the next span.
 type span struct {
 	from uint32
-	code []unix.SockFilter
+	// rule is the first of a call, counted from 1; 0 means that there is none.
+	rule uint8
+	then verdict // where no condition decides
 }
 
 // spans covers all numbers.
 func (p policy) spans() []span {
-	rules := slices.Clone(p.rules)
-	slices.SortStableFunc(rules, func(a, b rule) int { return cmp.Compare(a.call, b.call) })
-	rest := []unix.SockFilter{give(p.rest)}
-	list := []span{{0, rest}}
-	for len(rules) > 0 {
-		call, n := rules[0].call, 1
-		for n < len(rules) && rules[n].call == call {
-			n++
-		}
-		list = then(then(list, call, p.decide(rules[:n])), call+1, rest)
-		rules = rules[n:]
+	var first [numbers]uint8
+	for i := len(p.rules) - 1; i >= 0; i-- {
+		first[p.rules[i].call] = uint8(i + 1)
 	}
+	list := make([]span, 0, numbers/2)
+	add := func(s span) { // neighbours with the same answer are one
+		if n := len(list); n == 0 || s.rule != 0 || list[n-1].rule != 0 || list[n-1].then != s.then {
+			list = append(list, s)
+		}
+	}
+	for n, i := range first {
+		switch {
+		case i == 0:
+			add(span{from: uint32(n), then: p.rest})
+		case len(p.rules[i-1].when) == 0:
+			add(span{from: uint32(n), then: p.rules[i-1].then})
+		default:
+			add(span{from: uint32(n), rule: i})
+		}
+	}
+	add(span{from: numbers, then: p.rest})
 	if foreign != 0 {
-		list = then(list, foreign, []unix.SockFilter{give(refuse(unix.ENOSYS))})
+		add(span{from: foreign, then: refuse(unix.ENOSYS)})
 	}
 	return list
 }
 
-// then adds the numbers from here on. Neighbours with the same answer are one span.
-func then(list []span, from uint32, code []unix.SockFilter) []span {
-	if list[len(list)-1].from == from {
-		list = list[:len(list)-1]
-	}
-	if n := len(list); n > 0 && slices.Equal(list[n-1].code, code) {
-		return list
-	}
-	return append(list, span{from, code})
+// An assembler writes a program.
+type assembler struct {
+	policy
+	code []unix.SockFilter
 }
 
-// decide is the program of one call.
-func (p policy) decide(rules []rule) (code []unix.SockFilter) {
-	for _, r := range rules {
-		block := r.block()
-		code = append(code, block...)
+func (a *assembler) put(x unix.SockFilter) { a.code = append(a.code, x) }
+
+// choose finds the span of the number that is loaded.
+func (a *assembler) choose(list []span) {
+	if len(list) == 1 {
+		a.decide(list[0])
+		return
+	}
+	half := len(list) / 2
+	a.put(jump(unix.BPF_JGE, list[half].from, 0, 1))
+	over := len(a.code)
+	a.put(unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA})
+	a.choose(list[:half])
+	a.code[over].K = uint32(len(a.code) - over - 1)
+	a.choose(list[half:])
+}
+
+// decide answers one span.
+func (a *assembler) decide(s span) {
+	if s.rule == 0 {
+		a.put(give(s.then))
+		return
+	}
+	call := a.rules[s.rule-1].call
+	for _, r := range a.rules[s.rule-1:] {
+		if r.call != call {
+			continue
+		}
+		a.block(r)
 		if len(r.when) == 0 { // it holds
-			return code
+			return
 		}
 	}
-	return append(code, give(p.rest))
+	a.put(give(a.rest))
 }
 
 // block gives the verdict of a rule if it holds, and ends otherwise.
-func (r rule) block() (code []unix.SockFilter) {
+func (a *assembler) block(r rule) {
 	const arguments = 16 // in struct seccomp_data, 8 bytes each
+	begin := len(a.code)
 	for _, c := range r.when {
 		// Little-endian, as both architectures: the low half comes first.
-		for i, half := range []struct{ mask, value uint32 }{{uint32(c.mask), uint32(c.value)}, {uint32(c.mask >> 32), uint32(c.value >> 32)}} {
-			if half.mask == 0 && half.value == 0 {
-				continue
-			}
-			code = append(code, load(arguments+8*c.argument+4*uint32(i)))
-			if half.mask != ^uint32(0) {
-				code = append(code, unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: half.mask})
-			}
-			code = append(code, jump(unix.BPF_JEQ, half.value, 0, 0))
+		a.test(arguments+8*c.argument, uint32(c.mask), uint32(c.value))
+		a.test(arguments+8*c.argument+4, uint32(c.mask>>32), uint32(c.value>>32))
+	}
+	a.put(give(r.then))
+	for i := begin; i < len(a.code); i++ {
+		if a.code[i].Code&0x07 == unix.BPF_JMP { // where it does not hold, to the end
+			a.code[i].Jf = uint8(len(a.code) - 1 - i)
 		}
 	}
-	code = append(code, give(r.then))
-	for i := range code {
-		if code[i].Code&0x07 == unix.BPF_JMP { // where it does not hold, to the end
-			code[i].Jf = uint8(len(code) - 1 - i)
-		}
-	}
-	return code
 }
 
-// choose finds the span of the number that is loaded.
-func choose(list []span) []unix.SockFilter {
-	if len(list) == 1 {
-		return list[0].code
+// test goes on if one half of an argument, masked, has a value.
+func (a *assembler) test(offset, mask, value uint32) {
+	if mask == 0 && value == 0 {
+		return
 	}
-	half := len(list) / 2
-	below, above := choose(list[:half]), choose(list[half:])
-	code := []unix.SockFilter{jump(unix.BPF_JGE, list[half].from, 0, 1), {Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(len(below))}}
-	return append(append(code, below...), above...)
+	a.put(load(offset))
+	if mask != ^uint32(0) {
+		a.put(unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: mask})
+	}
+	a.put(jump(unix.BPF_JEQ, value, 0, 0))
 }
 
 func load(offset uint32) unix.SockFilter {

@@ -75,8 +75,8 @@ func interpreter(t *testing.T, p policy) func(call) verdict {
 func TestFilterIsItsTable(t *testing.T) {
 	tables := map[string]policy{
 		"run": allowed(ModeRun), "compile": allowed(ModeCompile), "canary": allowed(ModeCanary), "plugin": allowed(ModePlugin),
-		"after the hand-over": without(unix.SYS_SENDMSG, unix.SYS_PRCTL), "sealed": without(append(reading(), unix.SYS_SECCOMP)...),
-		"empty": {rest: notify}, "the first and the last number": without(0, 1<<30-1, ^uint32(0)),
+		"after the hand-over": without(unix.SYS_SENDMSG, unix.SYS_PRCTL), "sealed": without(append(reading[:], unix.SYS_SECCOMP)...),
+		"empty": {rest: notify}, "the first and the last number": without(0, numbers-1),
 	}
 	for name, p := range tables {
 		t.Run(name, func(t *testing.T) { compare(t, p, rand.New(rand.NewPCG(1, 1))) }) //nolint:gosec // repeatable
@@ -91,7 +91,7 @@ func TestFilterIsItsTable(t *testing.T) {
 
 // madeUp has the same call in several rules, and neighbours with the same verdict.
 func madeUp(r *rand.Rand) (p policy) {
-	verdicts := []verdict{allow, notify, refuse(unix.EPERM), refuse(unix.ENOSYS)}
+	verdicts := []verdict{allow, notify, refuse(unix.EPERM), unix.SECCOMP_RET_KILL_THREAD}
 	p.rest = verdicts[r.IntN(4)]
 	for range r.IntN(200) {
 		x := rule{call: uint32(r.IntN(400)), then: verdicts[r.IntN(4)]}
