@@ -183,7 +183,8 @@ func TestARowIsNotWrittenWithoutItsFile(t *testing.T) {
 	default:
 		t.Error("the store goes on")
 	}
-	err := f.store.Close()
+	_ = f.store.Close()
+	var err error
 	if f.store, err = storetest.Open(t, f.dir, "acme", now); err != nil {
 		t.Fatal(err)
 	}
