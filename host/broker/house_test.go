@@ -149,6 +149,9 @@ type house struct {
 
 	onRules func(int) // before Rules answers
 	kin     *fakeKin
+
+	opens func() (*store.Store, error) // nil: storetest.Open
+	off   func() bool                  // whether the power was cut; nil: it never is
 }
 
 var (
@@ -176,7 +179,11 @@ func (h *house) close() { _ = h.store.Close() }
 
 func (h *house) must(err error) {
 	h.t.Helper()
-	if err != nil {
+	switch {
+	case err == nil:
+	case h.off != nil && h.off():
+		panic(stopped{})
+	default:
 		h.t.Fatal(err)
 	}
 }
@@ -191,7 +198,11 @@ func (h *house) read(fn func(*store.Tx) error) { h.t.Helper(); h.must(h.store.Re
 func (h *house) open() {
 	h.t.Helper()
 	var err error
-	h.store, err = storetest.Open(h.t, h.path, "acme", h.now)
+	if h.opens != nil {
+		h.store, err = h.opens()
+	} else {
+		h.store, err = storetest.Open(h.t, h.path, "acme", h.now)
+	}
 	h.must(err)
 	h.door = broker.New(broker.Config{
 		Store: h.store, Keys: h.keys, World: h.world, Now: func() time.Time { return h.now }, Kin: h.kin,

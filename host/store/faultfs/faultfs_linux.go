@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"os"
 	"os/exec"
@@ -36,6 +37,7 @@ type Op string
 
 const (
 	Any     Op = ""
+	Steps   Op = "step" // any but a write, which changes nothing that lasts
 	Write   Op = "write"
 	Sync    Op = "fsync"    // of a file
 	SyncDir Op = "fsyncdir" // of a directory
@@ -240,7 +242,7 @@ func (m *mount) again(dir string) (*mount, error) {
 	next.root = m.root.lasts(next, m.cut && m.rule.Names, map[*node]*node{})
 	m.mu.Unlock()
 	var err error
-	next.server, err = fs.Mount(dir, next.root, &fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faultfs", Name: "faultfs"}})
+	next.server, err = fs.Mount(dir, next.root, &fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faultfs", Name: "faultfs", Logger: log.New(io.Discard, "", 0)}})
 	return next, err
 }
 
@@ -262,7 +264,7 @@ func (m *mount) outcome(op Op, name string) (errno syscall.Errno, short, lie boo
 	if strings.HasSuffix(name, "-shm") {
 		return 0, false, false
 	}
-	if r := m.rule; r.At > 0 && (r.Op == Any || r.Op == op) && (r.Name == "" || matches(r.Name, name)) {
+	if r := m.rule; r.At > 0 && (r.Op == Any || r.Op == op || r.Op == Steps && op != Write) && (r.Name == "" || matches(r.Name, name)) {
 		m.seen++
 		if m.seen == r.At {
 			m.hit = string(op) + " " + name
