@@ -47,7 +47,7 @@ func (s *Spawner) Compile(ctx context.Context, module []byte, dir string) (*wire
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(ended, ErrCPULimit), errors.Is(ended, ErrWallLimit):
-		return nil, &FaultError{wire.Fault{Code: wire.FaultTooLarge, Message: fmt.Sprintf("compiling the module takes longer than %v; split large functions", CompileWall)}}
+		return nil, &FaultError{wire.Fault{Code: wire.FaultTooLarge, Message: fmt.Sprintf("compiling the module takes longer than %v; split large functions", s.compileWall())}}
 	}
 	return nil, fmt.Errorf("the compile worker failed: %w; it printed: %s", errors.Join(err, ended), p.Stderr())
 }
