@@ -120,13 +120,6 @@ func (s *Spawner) readyWithin() time.Duration {
 	return s.ReadyWithin
 }
 
-func (s *Spawner) compileWall() time.Duration {
-	if s.CompileWall == 0 {
-		return CompileWall
-	}
-	return s.CompileWall
-}
-
 // Digest is the SHA-256 of the worker program.
 func (s *Spawner) Digest() abi.Digest { return s.digest }
 
