@@ -1,6 +1,7 @@
 package confine_test
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +21,10 @@ const nobody = 65534
 var attempts string // the helper program
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("MONROE_TEST_DAEMON"); dir != "" {
+		fmt.Fprintln(os.Stderr, daemon(os.Getenv("MONROE_TEST_PROGRAM"), dir))
+		os.Exit(1)
+	}
 	os.Exit(spawntest.Main(m, map[*string]string{&attempts: "./testdata/attempts"}))
 }
 

@@ -12,6 +12,7 @@
 //     accept; it has no connect and no datagram (TestLinuxPluginAttempts).
 //   - A plugin's program starts with its confinement around it: it inherits it from the
 //     launcher and cannot leave it out (TestLinuxPluginAttempts).
+//   - A plugin's program is told of its parent's death as its launcher is (TestLinuxPluginDies).
 //   - In run mode nothing can be opened once Seal returned (TestLinuxAttempts).
 //   - What is forbidden fails with EPERM and the host is told before the caller is;
 //     io_uring, clone3 and openat2 are ENOSYS, so that callers fall back.

@@ -19,7 +19,8 @@ import (
 //
 // In plugin mode the process has read nothing foreign yet, and becomes the plugin by
 // execve. That call is in no list: the host sees it and lets the first one go on,
-// which can only be ours, as the plugin's code does not run before it.
+// which can only be ours, as the plugin's code does not run before it. The goroutine that
+// calls this has to be the one that executes.
 func Enter(cfg Config) (*Confinement, error) {
 	c := &Confinement{cfg: cfg}
 	if cfg.Mode != ModeRun && cfg.Mode != ModeCompile && cfg.Mode != ModeCanary && cfg.Mode != ModePlugin {
@@ -47,10 +48,25 @@ func Enter(cfg Config) (*Confinement, error) {
 	if err := c.landlock(); err != nil {
 		return nil, err
 	}
+	if cfg.Mode == ModePlugin {
+		if err := dieWithParent(); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.filter(); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// dieWithParent is for what goes on by execve, on the calling thread: the process goes on
+// as that thread, and only the first one was to be told of the parent's death.
+func dieWithParent() error {
+	runtime.LockOSThread() // never unlocked
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("the end of the parent would be missed: %w", err)
+	}
+	return nil
 }
 
 // below handles a part of the minimum that the kernel does not offer.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,10 +30,8 @@ func restrict(version int, places []place) error {
 		return stands()
 	}
 	const self = "/proc/self/exe"
-	runtime.LockOSThread() // never unlocked
-	// The parent's death is told to the thread that it forked, which may be another one.
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return fmt.Errorf("the end of the parent would be missed: %w", err)
+	if err := dieWithParent(); err != nil {
+		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs cannot be set: %w", err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/abi/wire"
@@ -47,9 +48,16 @@ func (s *Spawner) Compile(ctx context.Context, module []byte, dir string) (*wire
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(ended, ErrCPULimit), errors.Is(ended, ErrWallLimit):
-		return nil, &FaultError{wire.Fault{Code: wire.FaultTooLarge, Message: fmt.Sprintf("compiling the module takes longer than %v; split large functions", CompileWall)}}
+		return nil, &FaultError{wire.Fault{Code: wire.FaultTooLarge, Message: fmt.Sprintf("compiling the module takes longer than %v; split large functions", s.compileWall())}}
 	}
 	return nil, fmt.Errorf("the compile worker failed: %w; it printed: %s", errors.Join(err, ended), p.Stderr())
+}
+
+func (s *Spawner) compileWall() time.Duration {
+	if s.CompileWall == 0 {
+		return CompileWall
+	}
+	return s.CompileWall
 }
 
 func compileOn(conn io.ReadWriter, module []byte) (*wire.Compiled, error) {

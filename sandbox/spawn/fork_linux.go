@@ -210,7 +210,7 @@ func (n *nursery) fork(b birth) (child, error) {
 		SysProcAttr: n.attributes(k),
 	}
 	if b.plugin != nil {
-		cmd.Env, cmd.Stdout, cmd.ExtraFiles = b.plugin.env, b.plugin.stdout, append(cmd.ExtraFiles, b.plugin.program)
+		cmd.Env, cmd.Stdout, cmd.ExtraFiles = append([]string{}, b.plugin.env...), b.plugin.stdout, append(cmd.ExtraFiles, b.plugin.program)
 	}
 	f := &forked{n: n, cmd: cmd, gone: make(chan struct{})}
 	if n.other() && (b.mode == ModeCompile || b.mode == ModePlugin) {

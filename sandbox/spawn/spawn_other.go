@@ -21,7 +21,7 @@ type Spawner struct {
 
 	WithoutNamespaces, WithoutGroups bool
 
-	ReadyWithin time.Duration
+	ReadyWithin, CompileWall time.Duration
 }
 
 // New fails.

@@ -38,6 +38,8 @@ type Spawner struct {
 	Memory int64
 	// ReadyWithin is how long a worker may take to start; 0 means the constant.
 	ReadyWithin time.Duration
+	// CompileWall is how long a compile worker may live; 0 means the constant.
+	CompileWall time.Duration
 
 	by       forker
 	own      *nursery // by, where it is this process's own
@@ -245,7 +247,7 @@ func (s *Spawner) start(mode Mode, dir string, cpu time.Duration, plugin *plugin
 	s.live[p] = struct{}{}
 	s.mu.Unlock()
 	if mode == ModeCompile {
-		p.wall = time.AfterFunc(CompileWall, func() { p.kill(ErrWallLimit) })
+		p.wall = time.AfterFunc(s.compileWall(), func() { p.kill(ErrWallLimit) })
 	}
 	p.workers.Go(func() { p.drain(stderr) })
 	go p.reap(s)

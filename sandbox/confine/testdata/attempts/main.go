@@ -29,6 +29,11 @@ var told int
 
 // The first thread stays here: Enter has to work on any other.
 func init() {
+	if os.Args[0] == "plugin" { // it has become one; see launch
+		for {
+			_ = unix.Pause()
+		}
+	}
 	runtime.LockOSThread()
 	var signal int32
 	if _, _, e := unix.Syscall(unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&signal)), 0); e == 0 {
@@ -57,6 +62,9 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	if cfg.Mode == confine.ModePlugin {
+		return launch(c)
+	}
 	// In stage A the directory can be read, and nothing else.
 	before := fmt.Sprint(open(cfg.Dir), " / ", open("/etc/passwd"), " / ", syscall.Signal(told))
 	if err := c.Seal(); err != nil {
@@ -77,6 +85,17 @@ func run() error {
 			return err
 		}
 	}
+}
+
+// launch becomes the program that it was given, as a worker does, on this thread.
+func launch(c *confine.Confinement) error {
+	ready := wire.Ready{Protocol: wire.Version, Engine: "attempts", Enforced: c.Enforced()}
+	if err := wire.WriteFrame(os.NewFile(wire.FD, "host"), wire.KindReady, wire.EncodeJSON(ready)); err != nil {
+		return err
+	}
+	syscall.CloseOnExec(wire.FD)
+	syscall.CloseOnExec(wire.ProgramFD)
+	return syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", wire.ProgramFD), []string{"plugin"}, os.Environ())
 }
 
 // attempt returns the name of the error, or canary.Allowed.

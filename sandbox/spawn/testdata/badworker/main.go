@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,11 +17,14 @@ import (
 )
 
 func main() {
+	if slices.Contains(os.Args, "--engine") { // so that it is seen that it runs in namespaces
+		return
+	}
 	host := os.NewFile(wire.FD, "host")
 	send := func(b []byte) { _, _ = host.Write(b) }
 	ready := func(r wire.Ready) { _ = wire.WriteFrame(host, wire.KindReady, wire.EncodeJSON(r)) }
 	good := wire.Ready{Protocol: wire.Version, Engine: "bad", Enforced: []string{"no_new_privs"}}
-	dir, _ := os.Getwd() // the worker's directory is named after what it does
+	dir, _ := os.Readlink("/proc/self/cwd") // the worker's directory is named after what it does
 	switch filepath.Base(dir) {
 	case "silent":
 	case "exits":
@@ -60,6 +64,18 @@ func main() {
 			_, _ = os.Stderr.WriteString(strings.Repeat("flood\n", 1000))
 		}
 		ready(good)
+	case "insecure stalls":
+		send([]byte{wire.HandoverNone})
+		ready(good)
+	case "floods without an end":
+		go func() {
+			for {
+				_, _ = os.Stderr.WriteString(strings.Repeat("flood\n", 1000))
+			}
+		}()
+		for {
+			send([]byte(strings.Repeat("flood ", 1000)))
+		}
 	}
 	// Stuck: it neither reads nor ends.
 	_ = unix.Pause()
