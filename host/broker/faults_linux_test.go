@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"modernc.org/sqlite"
@@ -237,6 +238,35 @@ func TestRootAPowerCutAtEverySyncOfTheRecoveryEndsTheSame(t *testing.T) {
 			}
 		}
 		o.t.Logf("%d pairs", pairs)
+	})
+}
+
+// The disk fails instead, in each way and at any moment. The workspace stops, since nobody
+// knows what it has; opened again once the fault is over, it comes to the same end.
+func TestRootAFaultOfTheDiskEndsTheSame(t *testing.T) {
+	faults := []faultfs.Rule{
+		{Op: faultfs.Write, Errno: syscall.ENOSPC},
+		{Op: faultfs.Write, Errno: syscall.EIO},
+		{Op: faultfs.Write, Short: true},
+		{Op: faultfs.Sync, Errno: syscall.EIO},
+		{Op: faultfs.SyncDir, Errno: syscall.EIO},
+		{Op: faultfs.Create, Errno: syscall.ENOSPC},
+		{Op: faultfs.Rename, Errno: syscall.EIO},
+	}
+	each(t, faultfs.Write, [][]string{{"blind"}, {"large"}}, func(o *outage, program []string, want map[string]string, _ int) {
+		for _, rule := range faults {
+			step := storetest.Stride
+			if rule.Op == faultfs.Write { // there are many in a commit
+				step = 7 * storetest.Stride
+			}
+			for rule.At = 1; ; rule.At += step {
+				h, keys, seen := o.play(program, rule)
+				o.check(h, keys, want, fmt.Sprintf("%s %d: %v, short: %v", rule.Op, rule.At, rule.Errno, rule.Short))
+				if seen < rule.At {
+					break
+				}
+			}
+		}
 	})
 }
 
