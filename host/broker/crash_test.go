@@ -18,6 +18,7 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/store/storetest"
 )
 
 // steps are what a program of these tests is made of: one of each replay class, and
@@ -50,10 +51,6 @@ var bulk = func() string {
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
 	return fmt.Sprintf("%x", b)
 }()
-
-// stride leaves out most pairs of stops, and most cuts of the power, where the race detector
-// makes each five times as slow: .ci/gotest has these tests run once more, without it.
-var stride = map[bool]int{false: 1, true: 5}[raceEnabled]
 
 // failpoint stops the host when it has been passed often enough.
 type failpoint struct{ passed, at int }
@@ -252,7 +249,7 @@ func TestAStopAtEveryPointOfTheRecoveryEndsTheSame(t *testing.T) {
 		h, want, points := play(t, program, nil)
 		h.close()
 		for first := 1; first <= points; first++ {
-			for second := 1 + first%stride; ; second += stride {
+			for second := 1 + first%storetest.Stride; ; second += storetest.Stride {
 				h, keys, passed := play(t, program, []int{first, second})
 				settled(t, h, keys, want)
 				h.close()

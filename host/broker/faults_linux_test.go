@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"modernc.org/sqlite"
@@ -200,7 +201,7 @@ func (o *outage) check(h *house, keys, want map[string]string, when string) {
 func TestRootAPowerCutAtEveryStepEndsTheSame(t *testing.T) {
 	programs := [][]string{{"read", "blind"}, {"large"}, {"probe", "time"}, {"model", "memory", "put"}}
 	each(t, faultfs.Steps, programs, func(o *outage, program []string, want map[string]string, points int) {
-		for at := 1; at <= points; at += stride {
+		for at := 1; at <= points; at += storetest.Stride {
 			for _, names := range []bool{false, true} {
 				h, keys, _ := o.play(program, faultfs.Rule{Op: faultfs.Steps, At: at, Cut: true, Names: names})
 				o.check(h, keys, want, fmt.Sprintf("cut at step %d of %d, names last: %v", at, points, names))
@@ -213,7 +214,7 @@ func TestRootAPowerCutAtEveryStepEndsTheSame(t *testing.T) {
 // sync follows.
 func TestRootAPowerCutAtEveryOperationEndsTheSame(t *testing.T) {
 	each(t, faultfs.Any, [][]string{{"read", "blind"}}, func(o *outage, program []string, want map[string]string, points int) {
-		for at := 1; at <= points; at += stride {
+		for at := 1; at <= points; at += storetest.Stride {
 			h, keys, _ := o.play(program, faultfs.Rule{At: at, Cut: true})
 			o.check(h, keys, want, fmt.Sprintf("cut at operation %d of %d", at, points))
 		}
@@ -227,7 +228,7 @@ func TestRootAPowerCutAtEverySyncOfTheRecoveryEndsTheSame(t *testing.T) {
 		cut := func(at int) faultfs.Rule { return faultfs.Rule{Op: faultfs.Sync, At: at, Cut: true} }
 		pairs := 0
 		for first := 1; first <= points; first++ {
-			for second := 1 + first%stride; ; second += stride {
+			for second := 1 + first%storetest.Stride; ; second += storetest.Stride {
 				h, keys, seen := o.play(program, cut(first), cut(second))
 				o.check(h, keys, want, fmt.Sprintf("cut at sync %d of %d, and then at sync %d", first, points, second))
 				if seen < second { // the second lies behind the end
@@ -237,6 +238,35 @@ func TestRootAPowerCutAtEverySyncOfTheRecoveryEndsTheSame(t *testing.T) {
 			}
 		}
 		o.t.Logf("%d pairs", pairs)
+	})
+}
+
+// The disk fails instead, in each way and at any moment. The workspace stops, since nobody
+// knows what it has; opened again once the fault is over, it comes to the same end.
+func TestRootAFaultOfTheDiskEndsTheSame(t *testing.T) {
+	faults := []faultfs.Rule{
+		{Op: faultfs.Write, Errno: syscall.ENOSPC},
+		{Op: faultfs.Write, Errno: syscall.EIO},
+		{Op: faultfs.Write, Short: true},
+		{Op: faultfs.Sync, Errno: syscall.EIO},
+		{Op: faultfs.SyncDir, Errno: syscall.EIO},
+		{Op: faultfs.Create, Errno: syscall.ENOSPC},
+		{Op: faultfs.Rename, Errno: syscall.EIO},
+	}
+	each(t, faultfs.Write, [][]string{{"blind"}, {"large"}}, func(o *outage, program []string, want map[string]string, _ int) {
+		for _, rule := range faults {
+			step := storetest.Stride
+			if rule.Op == faultfs.Write { // there are many in a commit
+				step = 7 * storetest.Stride
+			}
+			for rule.At = 1; ; rule.At += step {
+				h, keys, seen := o.play(program, rule)
+				o.check(h, keys, want, fmt.Sprintf("%s %d: %v, short: %v", rule.Op, rule.At, rule.Errno, rule.Short))
+				if seen < rule.At {
+					break
+				}
+			}
+		}
 	})
 }
 

@@ -6,4 +6,7 @@ import (
 	"github.com/getmonroe/monroe/host/store/storetest"
 )
 
-func TestMain(m *testing.M) { storetest.Main(m) }
+func TestMain(m *testing.M) {
+	serveDisk()
+	storetest.Main(m)
+}

@@ -1,0 +1,6 @@
+//go:build race
+
+package storetest
+
+// Stride leaves out most points; see the other one.
+const Stride = 5
