@@ -62,9 +62,9 @@ func setGroups(groups []int) error {
 	return nil
 }
 
-// hide copies a program that was hashed to where it can be executed and not read. The kernel lets nobody
-// look into a process that runs such a program but who may look into any: not even the
-// owner of its user namespace, who may otherwise do there what he likes.
+// hide copies a program that was hashed to where it can be executed and not read. The
+// kernel lets nobody look into a process that runs such a program but who may look into
+// any: not even the owner of its user namespace, who may otherwise do there what he likes.
 func hide(program *os.File, digest abi.Digest) (*os.File, error) {
 	const execute = 0x10 // MFD_EXEC, since Linux 6.3
 	fd, err := unix.MemfdCreate("monroe-worker", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|execute)

@@ -5,12 +5,14 @@
 //
 //   - The bytes that were hashed are the bytes that are executed: the program is
 //     opened once and started through its descriptor (TestWorkerDigest).
+//   - Nobody else who runs as the workers' user can look into a worker or join its
+//     namespaces (TestRootOutsider).
 //   - A worker inherits one socket, a pipe for its errors and no environment
 //     (TestLinuxHealthyWorker).
 //   - It dies with the thread that started it, and that thread lives as long as the
 //     Spawner (TestCloseEndsWorkers).
 //   - A worker that is stuck, silent or talks nonsense is an error within a
-//     deadline, and no process and no goroutine is left (TestBadWorkers).
+//     deadline, and no process and no goroutine is left (TestBadWorkers, TestCompileWall).
 //   - A forbidden system call is reported before it is refused, and never allowed
 //     (TestLinuxAttempts).
 //   - A plugin has the digest that was pinned, each time it is started, and gets its
@@ -18,7 +20,7 @@
 //   - What a worker prints is hostile text: bounded and escaped.
 //   - A daemon that is taken over gets from a Server no user, program, wall or limit of
 //     its choice (TestRootHostileDaemon), no more workers than MaxLive
-//     (TestRootHostileFlood), and no file of others (TestRootLentDirectory).
+//     (TestRootHostileFlood, …ByDefault), and no file of others (TestRootLentDirectory).
 //
 // It knows processes, descriptors, deadlines and the first frame.
 //
