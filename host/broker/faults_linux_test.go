@@ -225,7 +225,7 @@ func TestRootAPowerCutAtEverySyncOfTheRecoveryEndsTheSame(t *testing.T) {
 	each(t, faultfs.Sync, programs, func(o *outage, program []string, want map[string]string, points int) {
 		cut := func(at int) faultfs.Rule { return faultfs.Rule{Op: faultfs.Sync, At: at, Cut: true} }
 		pairs := 0
-		for first := 1; first <= points; first++ {
+		for first := 1; first <= points; first += storetest.Stride {
 			for second := 1 + first%storetest.Stride; ; second += storetest.Stride {
 				h, keys, seen := o.play(program, cut(first), cut(second))
 				o.check(h, keys, want, fmt.Sprintf("cut at sync %d of %d, and then at sync %d", first, points, second))
