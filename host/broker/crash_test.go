@@ -248,7 +248,7 @@ func TestAStopAtEveryPointOfTheRecoveryEndsTheSame(t *testing.T) {
 		program := []string{step}
 		h, want, points := play(t, program, nil)
 		h.close()
-		for first := 1; first <= points; first++ {
+		for first := 1; first <= points; first += storetest.Stride {
 			for second := 1 + first%storetest.Stride; ; second += storetest.Stride {
 				h, keys, passed := play(t, program, []int{first, second})
 				settled(t, h, keys, want)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/getmonroe/monroe/host"
@@ -29,6 +30,7 @@ var cuts = []faultfs.Rule{
 	{Op: faultfs.Sync, Name: "upload-*"},
 	{Op: faultfs.Sync, Name: "module.wasm"},
 	{Op: faultfs.Sync, Name: "keyset.json"},
+	{Op: faultfs.SyncDir, Errno: syscall.EIO}, // it is cut off there, and done again before the power is cut
 	{Op: faultfs.Sync, Name: "*.db", At: -12},
 	{Op: faultfs.Sync, Name: "*-journal", At: -12},
 }
@@ -41,7 +43,7 @@ func atEach(t *testing.T, from string, do func(dir string), check func(dir, when
 	disk, points := faultfs.Start(t), 0
 	for _, rule := range cuts {
 		step := max(1, -rule.At) * storetest.Stride
-		rule.Cut = true
+		rule.Cut = rule.Errno == 0
 		for rule.At = 1; ; rule.At += step {
 			rule.Names = !rule.Names
 			disk.Format(from)
@@ -50,6 +52,10 @@ func atEach(t *testing.T, from string, do func(dir string), check func(dir, when
 			do(dir)
 			when := fmt.Sprintf("cut at %s %d: %s, names last: %v", rule.Op, rule.At, disk.Hit(), rule.Names)
 			off := disk.Hit() != ""
+			if !rule.Cut {
+				disk.Inject(faultfs.Rule{})
+				do(dir)
+			}
 			disk.Cut()
 			disk.Unmount()
 			check(disk.Mount(), when)

@@ -85,6 +85,8 @@ func OpenKeysetWith(ctx context.Context, path string, ws host.Workspace, kek KEK
 				err = durable.Create(path, b, filepath.Dir(path), temporary)
 			}
 		}
+	} else if err == nil { // a start that was cut off may have made it: nothing is sealed before its name is durable
+		err = durable.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("keyset %s: %w", path, err)
