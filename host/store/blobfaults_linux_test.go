@@ -12,6 +12,7 @@ import (
 
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/store/faultfs"
+	"github.com/getmonroe/monroe/host/store/storetest"
 )
 
 // large is a body that lies in a file.
@@ -85,7 +86,7 @@ func TestRootALargeBodyIsThereOrItsRecordIsNot(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			disk := faultfs.Start(t)
-			for rule.At = 1; ; rule.At++ {
+			for rule.At = 1; ; rule.At += storetest.Stride {
 				disk.Format(home)
 				s, err := store.OpenWAL(t.Context(), filepath.Join(disk.Mount(), "db"), "acme")
 				if err != nil {
