@@ -244,3 +244,38 @@ func TestADatabaseThatSomebodyElseLocks(t *testing.T) {
 		t.Errorf("afterwards: %v", err)
 	}
 }
+
+// A disk that cannot sync a name says so once. Either the store does not open, or what it
+// answers lasts: a name of its log that is not durable would take every commit in it along.
+func TestRootANameThatCannotBeSyncedTakesNoCommit(t *testing.T) {
+	for name, open := range opens {
+		t.Run(name, func(t *testing.T) {
+			for at, hit := 1, true; hit; at++ {
+				disk, said := faultfs.Start(t), map[host.PrincipalID]bool{}
+				path := filepath.Join(disk.Mount(), "db")
+				disk.Inject(faultfs.Rule{Op: faultfs.SyncDir, At: at, Errno: syscall.EIO})
+				s, err := open(t.Context(), path)
+				if err == nil {
+					err = fill(t.Context(), s, said, 1)
+				}
+				hit = disk.Hit() != ""
+				if !hit && err != nil {
+					t.Fatal(err)
+				}
+				disk.Cut()
+				if s != nil {
+					_ = s.Close()
+				}
+				disk.Unmount()
+				if s, err = open(t.Context(), filepath.Join(disk.Mount(), "db")); err != nil {
+					t.Fatal(err)
+				}
+				if n := missing(t, s, said); n > 0 {
+					t.Errorf("name %d was not synced, and %d commits are gone", at, n)
+				}
+				_ = s.Close()
+				disk.Unmount()
+			}
+		})
+	}
+}

@@ -18,6 +18,7 @@ import (
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/durable"
 )
 
 //go:embed migrations/*.sql migrations/postgres/*.sql
@@ -103,6 +104,10 @@ func OpenOn(ctx context.Context, path string, ws host.Workspace, holder string, 
 		RETURNING epoch`, ws, holder, now.UnixMilli()).Scan(&s.epoch)
 	if err != nil {
 		return nil, fmt.Errorf("store: lease: %w", err)
+	}
+	// The log that it is in has a name now. SQLite syncs that, and passes over it if it fails.
+	if err = durable.SyncDir(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
 	}
 	return s, nil
 }
