@@ -1,7 +1,6 @@
 package spawn_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -469,44 +468,10 @@ func exerciseCloseEndsWorkers(t *testing.T, newSpawner func(*testing.T, string, 
 
 // TestLinuxDaemonDies kills a process that has a worker, and the worker goes too.
 func TestLinuxDaemonDies(t *testing.T) {
-	s := newSpawner(t, workerPath, false)
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "MONROE_TEST_DAEMON="+compiled(t, s, wasmtest.Asks("x", 8)), "MONROE_TEST_WORKER="+workerPath)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	dir := compiled(t, newSpawner(t, workerPath, false), wasmtest.Asks("x", 8))
+	if err := spawntest.DiesWithParent(t.Context(), nil, "MONROE_TEST_DAEMON="+dir, "MONROE_TEST_WORKER="+workerPath); err != nil {
+		t.Error(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
-	if err != nil || syscall.Kill(pid, 0) != nil {
-		t.Fatalf("no worker: %q, %v", line, err)
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	for until := time.Now().Add(10 * time.Second); alive(pid); runtime.Gosched() {
-		if time.Now().After(until) {
-			t.Fatalf("the worker %d outlived its daemon", pid)
-		}
-	}
-}
-
-// alive is false for a zombie, whose new parent may not have noticed yet.
-func alive(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	return !strings.HasPrefix(rest, "Z")
 }
 
 // daemon has a worker, says which, and waits to be killed.
