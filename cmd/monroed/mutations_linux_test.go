@@ -257,7 +257,7 @@ func TestLinuxNobodyElseChangesAnything(t *testing.T) {
 		if now := regexp.MustCompile(`address=(127\.0\.0\.1:[0-9]+)`).FindStringSubmatch(d.said.String()); now != nil {
 			way = strings.ReplaceAll(way, tcp[1], now[1])
 		}
-		if got := d.asksHostile(fmt.Sprintf("way-%d", i), map[string]string{"try": way}); got.Code != abi.Upstream {
+		if got, _ := d.asksHostile(fmt.Sprintf("way-%d", i), map[string]string{"try": way}); got.Code != abi.Upstream {
 			t.Errorf("%s: %+v", way, got)
 		}
 		if told := d.named(&next); len(told) == 0 || !strings.Contains(told[0].Detail, "the plugin hostile: it tried ") {
