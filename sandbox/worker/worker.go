@@ -83,10 +83,11 @@ func Run(conn io.ReadWriter, c *confine.Confinement, dir string) error {
 }
 
 func load(dir string) (sandbox.Module, sandbox.Engine, error) {
-	code, err := os.ReadFile(filepath.Join(dir, ModuleFile))
+	code, err := readModule(filepath.Join(dir, ModuleFile))
 	if err != nil {
 		return nil, nil, fmt.Errorf("the module cannot be read: %w", err)
 	}
+	heapAhead(len(code))
 	engine, err := sandbox.NewEngine(sandbox.EngineConfig{CacheDir: dir})
 	if err != nil {
 		return nil, nil, err
