@@ -4,7 +4,9 @@ package sandbox_test
 
 import (
 	"os"
+	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,9 +18,7 @@ import (
 // TestLinuxMemoryInHugePages: a guest that touches the 1536 pages of its 6 MiB waits for
 // some tens of faults, not for one a page.
 func TestLinuxMemoryInHugePages(t *testing.T) {
-	if given, _ := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled"); !strings.Contains(string(given), "[madvise]") && !strings.Contains(string(given), "[always]") {
-		t.Skip("this kernel gives no huge pages")
-	}
+	needsHugePages(t)
 	b, _ := Guest()
 	b.Raw(5, Cat(U32(1), []byte{0}, U32(96)))
 	fill := Cat(I32Const(0), I32Const(1), I32Const(96*65536), []byte{0xfc, 11, 0})
@@ -36,6 +36,51 @@ func TestLinuxMemoryInHugePages(t *testing.T) {
 	t.Logf("%d faults", n)
 	if n > 300 {
 		t.Errorf("%d faults for 1536 pages", n)
+	}
+}
+
+// TestLinuxCodeInHugePages: what was compiled before is loaded into huge pages, which can
+// be executed and not written. (Protecting the code splits the last one.)
+func TestLinuxCodeInHugePages(t *testing.T) {
+	needsHugePages(t)
+	b, _ := Guest()
+	for i := range 4000 {
+		b.Func("i", "i", 0, LocalGet(0), Repeat(100, I32Const(int32(i+1)), LocalGet(0), Add, Add))
+	}
+	module, cfg := Run(b, I32Const(0)), sandbox.EngineConfig{CacheDir: t.TempDir()}
+	for range 2 { // the second finds it compiled
+		e, err := sandbox.NewEngine(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		if _, err := e.Compile(module); err != nil {
+			t.Fatal(err)
+		}
+	}
+	maps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, huge := 0, 0 // KiB
+	for _, m := range regexp.MustCompile(`(?s) r-xp 00000000 00:00 0 *\nSize: +(\d+) kB\n.*?\nAnonHugePages: +(\d+) kB\n`).FindAllStringSubmatch(string(maps), -1) {
+		size, err1 := strconv.Atoi(m[1])
+		of, err2 := strconv.Atoi(m[2])
+		if err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
+		}
+		code, huge = code+size, huge+of
+	}
+	t.Logf("%d KiB of code, %d of them in huge pages", code, huge)
+	if code < 6<<10 || huge < code/2 {
+		t.Errorf("%d KiB of %d KiB of code are in huge pages", huge, code)
+	}
+}
+
+func needsHugePages(t *testing.T) {
+	t.Helper()
+	if given, _ := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled"); !strings.Contains(string(given), "[madvise]") && !strings.Contains(string(given), "[always]") {
+		t.Skip("this kernel gives no huge pages")
 	}
 }
 

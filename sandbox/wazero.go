@@ -30,6 +30,7 @@ func NewWazero(cfg EngineConfig) (Engine, error) {
 		WithMemoryLimitPages(abi.DefaultLimits().MemoryPages).
 		WithCloseOnContextDone(false).
 		WithDebugInfoEnabled(false)
+	adviseCode()
 	e := &wazeroEngine{}
 	if cfg.CacheDir != "" {
 		cache, err := wazero.NewCompilationCacheWithDir(cfg.CacheDir)

@@ -42,6 +42,7 @@ func heapAhead(module int) {
 		return
 	}
 	b := make([]byte, n)
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)       // where there are none, small ones do
 	_ = unix.Madvise(b, unix.MADV_POPULATE_WRITE) // before Linux 5.14 there is no such advice, and they come one by one
 	runtime.KeepAlive(b)
 	runtime.GC() // of nearly nothing; until it, the allocator would take others

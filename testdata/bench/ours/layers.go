@@ -19,8 +19,9 @@ import (
 
 const (
 	layerStarts = 40
-	layerTrips  = 5000
-	layerWarm   = 100 // trips of each worker that do not count
+	layerRounds = 40  // of trips by turns
+	layerTrips  = 125 // of each worker in a round
+	layerWarm   = 100 // trips after its processor changed that do not count
 	nobody      = 65534
 )
 
@@ -36,7 +37,7 @@ func (b *bench) layers(ctx context.Context) (err error) {
 	if err := r.err; err != nil {
 		return err
 	}
-	starts, trips := map[*spawn.Spawner][]time.Duration{}, map[*spawn.Spawner][]time.Duration{}
+	starts, fresh := map[*spawn.Spawner][]time.Duration{}, map[*spawn.Spawner][]time.Duration{}
 	for range layerStarts {
 		for _, s := range []*spawn.Spawner{all, none} {
 			p, took, err := r.start(ctx, s)
@@ -44,20 +45,53 @@ func (b *bench) layers(ctx context.Context) (err error) {
 				return err
 			}
 			starts[s] = append(starts[s], took)
-			t, err := roundTrips(p, layerTrips/layerStarts)
+			t, err := roundTrips(p, layerTrips)
 			if err != nil {
 				return err
 			}
-			trips[s] = append(trips[s], t...)
+			fresh[s] = append(fresh[s], t...)
 			_ = p.Close() // it is killed
 		}
+	}
+	with, without, err := r.calls(ctx, all, none)
+	if err != nil {
+		return err
+	}
+	frames := func(p string, took []time.Duration) peer {
+		return peer{p + " without any layer, by turns, on the same processor", at(took, 50, time.Microsecond)}
 	}
 	return errors.Join(
 		b.report("layers_worker_start", time.Millisecond, starts[all], peer{"the same process without any layer, by turns", at(starts[none], 50, time.Millisecond)}, 2, true),
 		b.report("layers_worker_start_p50", time.Millisecond, starts[all], peer{}, 40, false),
 		b.served(ctx, r),
-		b.report("layers_host_call", time.Microsecond, trips[all], peer{"the same frames without any layer, by turns, on the same processor", at(trips[none], 50, time.Microsecond)}, 1.3, true),
+		b.report("layers_host_call", time.Microsecond, with, frames("the same frames", without), 1.3, true),
+		b.report("layers_host_call_fresh", time.Microsecond, fresh[all], frames("the same frames of a worker that has just started,", fresh[none]), 0, true),
 	)
+}
+
+// calls lets a worker of each spawner live through rounds of trips by turns, as a guest
+// lives through its calls.
+func (r *walled) calls(ctx context.Context, a, b *spawn.Spawner) (ofA, ofB []time.Duration, err error) {
+	p, _, err := r.start(ctx, a)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer p.Close() //nolint:errcheck // it is killed
+	q, _, err := r.start(ctx, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer q.Close() //nolint:errcheck // it is killed
+	for range layerRounds {
+		of, err1 := roundTrips(p, layerTrips)
+		ofA = append(ofA, of...)
+		of, err2 := roundTrips(q, layerTrips)
+		ofB = append(ofB, of...)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, nil, err
+		}
+	}
+	return ofA, ofB, nil
 }
 
 // served measures the same starts where a small process forks, as monroe up does.

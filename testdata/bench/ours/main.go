@@ -68,7 +68,7 @@ type bench struct {
 func measure(ctx context.Context, out io.Writer) (err error) {
 	parent := flag.String("dir", "", "where to write; the file system counts, and a tmpfs measures nothing")
 	peers := flag.String("peers", "testdata/bench/peers", "folder of the peers' module; empty leaves them out")
-	only := flag.String("only", "", "run one group alone: worker, engines, layers, parts, leases, decide, workspace, records, suspended")
+	only := flag.String("only", "", "run one group alone: worker, engines, layers, parts, leases, decide, first, calls, effects, replay, records, suspended")
 	b := &bench{peers: map[string]Line{}, enc: json.NewEncoder(out)}
 	flag.StringVar(&b.monroed, "monroed", "bin/monroed", "the daemon that suspends runs")
 	flag.IntVar(&b.runs, "runs", 10_000, "how many runs it suspends")
@@ -90,7 +90,7 @@ func measure(ctx context.Context, out io.Writer) (err error) {
 		name string
 		run  func(context.Context) error
 	}{
-		{"worker", b.worker}, {"engines", b.engines}, {"layers", b.layers}, {"parts", b.parts}, {"leases", b.leases}, {"decide", b.decide}, {"workspace", b.workspace}, {"records", b.records}, {"suspended", b.suspended},
+		{"worker", b.worker}, {"engines", b.engines}, {"layers", b.layers}, {"parts", b.parts}, {"leases", b.leases}, {"decide", b.decide}, {"first", b.within(b.firstCall)}, {"calls", b.within(b.mediatedCalls)}, {"effects", b.within(b.effects)}, {"replay", b.replay}, {"records", b.records}, {"suspended", b.suspended},
 	} {
 		if *only == "" || *only == g.name {
 			if err := g.run(ctx); err != nil {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -66,55 +67,32 @@ type request struct {
 	n    int
 }
 
-// workspace measures what a whole workspace does.
-func (b *bench) workspace(ctx context.Context) (err error) {
-	r, err := b.open(ctx, filepath.Join(b.dir, "workspace"), 0, 4)
-	if err != nil {
-		return err
-	}
-	closed := false
-	defer func() {
-		if !closed {
-			err = errors.Join(err, r.Close())
-		}
-	}()
-	for _, f := range []func(context.Context, *rig) error{b.firstCall, b.mediatedCalls, b.effects} {
-		if err := f(ctx, r); err != nil {
+// within runs a measurement in a workspace of its own, so that none pays for the heap or
+// the database of another.
+func (b *bench) within(f func(context.Context, *rig) error) func(context.Context) error {
+	return func(ctx context.Context) (err error) {
+		dir, err := os.MkdirTemp(b.dir, "workspace-")
+		if err != nil {
 			return err
 		}
+		r, err := b.open(ctx, dir, 0, 4)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.Close()) }()
+		return f(ctx, r)
 	}
-	id, resumes, feeds, err := b.replay(ctx, r)
-	if err != nil {
-		return err
-	}
-	closed = true
-	if err := r.Close(); err != nil {
-		return err
-	}
-	opens, err := b.journals(ctx, r, id)
-	if err != nil {
-		return err
-	}
-	both := make([]time.Duration, len(feeds))
-	for i := range feeds {
-		both[i] = feeds[i] + opens[i]
-	}
-	return errors.Join(
-		b.report("replay_1000", time.Millisecond, both, peer{}, 25, false),
-		b.report("replay_1000_journal_open", time.Millisecond, opens, peer{}, 0, false),
-		b.report("replay_1000_worker", time.Millisecond, feeds, peer{}, 0, false),
-		b.report("resume_1000", time.Millisecond, resumes, peer{}, 0, false),
-	)
 }
 
 // firstCall is from the request for a run to the guest's first call, with the
-// module's compiled code in the cache and no process there yet.
+// module's compiled code in the cache and no process there yet; and its parts: until a
+// worker is asked for, until it is ready, and from then on.
 func (b *bench) firstCall(ctx context.Context, r *rig) error {
 	skill, err := r.push(ctx, b.guest, false)
 	if err != nil {
 		return err
 	}
-	var took []time.Duration
+	var took, accepted, worker, guest []time.Duration
 	for range firstCalls {
 		// bench.echo is not an op of a real host: the guest is refused and ends.
 		begin, l, err := r.play(ctx, skill, `{"n":1}`, host.StateFailed)
@@ -125,8 +103,16 @@ func (b *bench) firstCall(ctx context.Context, r *rig) error {
 			return errors.New("the guest made no call")
 		}
 		took = append(took, l.calls[0].Sub(begin))
+		accepted = append(accepted, l.asked.Sub(begin))
+		worker = append(worker, l.ready.Sub(l.asked))
+		guest = append(guest, l.calls[0].Sub(l.ready))
 	}
-	return b.report("run_to_first_call", time.Millisecond, took, peer{}, 150, false)
+	return errors.Join(
+		b.report("run_to_first_call", time.Millisecond, took, peer{}, 150, false),
+		b.report("run_to_first_call_host", time.Millisecond, accepted, peer{}, 0, false),
+		b.report("run_to_first_call_worker", time.Millisecond, worker, peer{}, 0, false),
+		b.report("run_to_first_call_guest", time.Millisecond, guest, peer{}, 0, false),
+	)
 }
 
 // mediatedCalls is the time between two calls of a guest that only calls: over the
@@ -145,7 +131,7 @@ func (b *bench) mediatedCalls(ctx context.Context, r *rig) error {
 		cycle = append(cycle, l.calls[i+1].Sub(l.calls[i]))
 		door = append(door, l.answers[i].Sub(l.calls[i]))
 	}
-	p := b.of("extism_host_call_round_trip_100B", "extism: host call in the host's own process, which nothing decides or records")
+	p := b.of("extism_acceptedcall_round_trip_100B", "extism: host call in the host's own process, which nothing decides or records")
 	return errors.Join(
 		b.report("hostcall_mediated", time.Microsecond, cycle, p, 60, false),
 		b.report("hostcall_mediated_door", time.Microsecond, door, peer{}, 0, false),
@@ -226,10 +212,37 @@ func (d *bareDB) pairs(ctx context.Context, n int) (took []time.Duration, err er
 	return took, nil
 }
 
-// replay lets a guest make 1000 calls and then sleep again and again: each time a
+// replay measures what a run that made 1000 calls costs again: its journal is opened, and
+// a worker is fed.
+func (b *bench) replay(ctx context.Context) (err error) {
+	r, err := b.open(ctx, filepath.Join(b.dir, "replay"), 0, 4)
+	if err != nil {
+		return err
+	}
+	id, resumes, feeds, err := b.resume(ctx, r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return err
+	}
+	opens, err := b.journals(ctx, r, id)
+	if err != nil {
+		return err
+	}
+	both := make([]time.Duration, len(feeds))
+	for i := range feeds {
+		both[i] = feeds[i] + opens[i]
+	}
+	return errors.Join(
+		b.report("replay_1000", time.Millisecond, both, peer{}, 15, false),
+		b.report("replay_1000_journal_open", time.Millisecond, opens, peer{}, 0, false),
+		b.report("replay_1000_worker", time.Millisecond, feeds, peer{}, 0, false),
+		b.report("resume_1000", time.Millisecond, resumes, peer{}, 0, false),
+	)
+}
+
+// resume lets a guest make 1000 calls and then sleep again and again: each time a
 // new worker is fed everything before. feeds is from a ready worker to its first
 // live call, resumes from the wake-up on.
-func (b *bench) replay(ctx context.Context, r *rig) (id host.RunID, resumes, feeds []time.Duration, err error) {
+func (b *bench) resume(ctx context.Context, r *rig) (id host.RunID, resumes, feeds []time.Duration, err error) {
 	skill, err := r.push(ctx, asks("replay", `,"ops":["time.sleep"]`, request{describe, replayed}, request{sleep, replays}), false)
 	if err != nil {
 		return "", nil, nil, err
