@@ -128,7 +128,7 @@ func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error)
 		return nil
 	}
 	var err error
-	if c.value && c.denial == nil && s.Log.Pending() < maxPending {
+	if c.value && c.denial == nil && s.room() {
 		err = finish(nil)
 	} else {
 		err = s.write(ctx, b.Store, finish)

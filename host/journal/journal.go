@@ -162,6 +162,7 @@ type Log struct {
 	last    *full // the last large call, which the next one is stored against
 
 	pending []store.Record
+	weight  int                // of the pending bodies
 	staged  bool               // pending was handed to a transaction that has not been confirmed
 	same    map[abi.Digest]int // calls by fingerprint
 }
@@ -528,7 +529,7 @@ func (l *Log) Add(k Kind, call uint32, at time.Time, b Body, lab label.Set) erro
 	}
 	r.Chain = Link(l.chain, &r)
 	l.chain, l.next = r.Chain, l.next+1
-	l.pending = append(l.pending, r)
+	l.pending, l.weight = append(l.pending, r), l.weight+len(r.Body)
 	if keep != nil {
 		keep.seq = r.Seq
 		l.last = keep
@@ -550,12 +551,13 @@ func (l *Log) Stage(tx *store.Tx) error {
 func (l *Log) Staged(err error) {
 	l.staged = false
 	if err == nil {
-		l.pending = l.pending[:0]
+		clear(l.pending) // their bodies go
+		l.pending, l.weight = l.pending[:0], 0
 	}
 }
 
-// Pending is how many records wait for a transaction.
-func (l *Log) Pending() int { return len(l.pending) }
+// Pending is how many records wait for a transaction, and with how many bytes.
+func (l *Log) Pending() (records, bytes int) { return len(l.pending), l.weight }
 
 // Head is the newest record and the chain after it, for the audit leaf that
 // witnesses it.

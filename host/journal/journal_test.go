@@ -32,7 +32,7 @@ type fixture struct {
 	recs  []store.Record
 }
 
-func newRun(t *testing.T, f *fixture, id host.RunID) (store.Run, *vault.RunKey) {
+func newRun(t testing.TB, f *fixture, id host.RunID) (store.Run, *vault.RunKey) {
 	t.Helper()
 	key, wrapped, err := f.keys.NewRunKey(id)
 	if err != nil {
@@ -51,7 +51,7 @@ func newRun(t *testing.T, f *fixture, id host.RunID) (store.Run, *vault.RunKey) 
 	return r, key
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{}
 	dir := t.TempDir()
@@ -93,14 +93,14 @@ func newFixture(t *testing.T) *fixture {
 	}
 	err = f.store.Write(t.Context(), log.Stage)
 	log.Staged(err)
-	if err != nil || log.Pending() != 0 {
-		t.Fatal(err, log.Pending())
+	if n, bytes := log.Pending(); err != nil || n != 0 || bytes != 0 {
+		t.Fatal(err, n, bytes)
 	}
 	f.load(t)
 	return f
 }
 
-func (f *fixture) load(t *testing.T) {
+func (f *fixture) load(t testing.TB) {
 	t.Helper()
 	if err := f.store.Read(t.Context(), func(tx *store.Tx) (err error) {
 		if f.row, err = tx.Run("run_1"); err != nil {
