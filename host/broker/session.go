@@ -118,7 +118,7 @@ func (s *Session) nextLeaf(tx *store.Tx) (int64, error) {
 
 // restore gives an answer again, with the label that it had.
 func (s *Session) restore(a *journal.Answer) Reply {
-	s.Held = label.Join(s.Held, a.Label)
+	s.Held = label.Join(s.Held, *a.Label)
 	return Reply{Bytes: a.Reply, At: a.At}
 }
 

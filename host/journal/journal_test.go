@@ -149,10 +149,10 @@ func TestWhatWasAnsweredOnceIsAnsweredAgain(t *testing.T) {
 	if err != nil || e == nil || e.Answer == nil {
 		t.Fatal(e, err)
 	}
-	if string(e.Answer.Reply) != `{"ok":{"sent":true}}` || !e.Answer.At.Equal(now.Add(2)) || !e.Answer.Label.Secret || e.Answer.Body.Cost != 2 {
+	if string(e.Answer.Reply) != `{"ok":{"sent":true}}` || !e.Answer.At.Equal(now.Add(2)) || !e.Answer.Label.Secret || e.Answer.Cost != 2 {
 		t.Errorf("%+v", e.Answer)
 	}
-	if !e.Planned || e.Plan.Ceiling != 3 || e.Plan.Resources[0] != "x:a" || e.Approval != "appr_1" || e.Gated || e.Attempts != 1 || e.Body.Key != "key" {
+	if !e.Planned || e.Plan.Ceiling != 3 || e.Plan.Resources[0] != "x:a" || e.Approval != "appr_1" || e.Gated || e.Attempts != 1 || e.Key != "key" {
 		t.Errorf("%+v", e)
 	}
 	if got := log.Answered(); len(got) != 2 || len(log.Entries()) != 3 {
