@@ -310,8 +310,8 @@ func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry)
 			c.denial = denial
 			return
 		}
-		c.gone, operation = denial, past.Body.Operation
-		c.op = connectors.Operation{Name: operation, Effect: past.Body.Effect, Replay: abi.ReplayBlind}
+		c.gone, operation = denial, past.Operation
+		c.op = connectors.Operation{Name: operation, Effect: past.Effect, Replay: abi.ReplayBlind}
 	}
 	c.invoke = connectors.Call{Operation: operation, Args: args, Now: c.started}
 	if past != nil && past.Edited != nil {
@@ -337,8 +337,8 @@ func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry)
 // replan takes the frozen plan of a call that stopped before its answer.
 func (b *Broker) replan(c *call, past *pastEntry) {
 	c.recorded = true
-	c.started, c.invoke.Now, c.invoke.Key = past.Started, past.Started, past.Body.Key
-	c.plan, c.held, c.attempts = past.Plan, past.Label, past.Attempts
+	c.started, c.invoke.Now, c.invoke.Key = past.Started, past.Started, past.Key
+	c.plan, c.held, c.attempts = past.Plan, *past.Label, past.Attempts
 	c.approval, c.short = past.Approval, past.Short
 	b.act(c)
 }

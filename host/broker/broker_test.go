@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -190,17 +191,32 @@ func TestEveryCallLeavesALeaf(t *testing.T) {
 	}
 }
 
-// Many calls without an effect share commits, and none is forgotten.
+// Many calls without an effect share commits, and none is forgotten. What waits is
+// bounded in number and, for large ones, in bytes.
 func TestValuesInMemoryAreBoundedAndFlushed(t *testing.T) {
-	h := newHouse(t)
-	for n := range uint32(600) {
-		h.ok(n+1, request(abi.OpTimeNow, "{}"))
-		if h.s.Log.Pending() > 256 {
-			t.Fatalf("%d records wait", h.s.Log.Pending())
+	large := request(abi.OpTimeNow, fmt.Sprintf(`{},"unknown":%q`, strings.Repeat("x", abi.MaxRequest/2)))
+	for _, c := range []struct {
+		name         string
+		raw          []byte
+		calls, waits int // at most
+	}{
+		{"small", request(abi.OpTimeNow, "{}"), 600, 256},
+		{"large", large, 10, 3},
+	} {
+		h, most := newHouse(t), 0
+		for n := range c.calls {
+			h.ok(uint32(n+1), c.raw)
+			records, bytes := h.s.Log.Pending()
+			if most = max(most, records); records > c.waits || bytes > 1<<20+len(c.raw)+1024 {
+				t.Fatalf("%s: %d records of %d bytes wait", c.name, records, bytes)
+			}
 		}
-	}
-	if b := h.books(); b.Calls != 600 {
-		t.Errorf("%+v", b)
+		if most < 2 {
+			t.Errorf("%s: none shares a commit", c.name)
+		}
+		if b := h.books(); b.Calls != c.calls {
+			t.Errorf("%s: %+v", c.name, b)
+		}
 	}
 }
 

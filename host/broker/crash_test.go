@@ -187,7 +187,7 @@ func (h *house) help(arrived map[string]bool) {
 		h.resume()
 		e := h.s.Log.InDoubt()
 		said := host.DidNotHappen
-		if arrived[e.Body.Operation+e.Plan.Destination] {
+		if arrived[e.Operation+e.Plan.Destination] {
 			said = host.Happened
 		}
 		h.resolve(said)

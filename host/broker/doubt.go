@@ -34,7 +34,7 @@ func (b *Broker) settleDoubt(ctx context.Context, s *Session, c *call, past *pas
 	if past == nil || past.Attempts == 0 || c.own.do != nil {
 		return nil
 	}
-	c.verdict.Effect, c.verdict.Rule = past.Body.Effect, past.Body.Rule // what decided the attempt
+	c.verdict.Effect, c.verdict.Rule = past.Effect, past.Rule // what decided the attempt
 	crashed := why == ""
 	if crashed {
 		why = "the host stopped after this was attempted and before the answer came"
@@ -42,7 +42,7 @@ func (b *Broker) settleDoubt(ctx context.Context, s *Session, c *call, past *pas
 	if d := past.Unknown; d != nil {
 		return b.byWord(ctx, s, c, d)
 	}
-	class := past.Body.Replay
+	class := past.Replay
 	if class != c.op.Replay { // declared otherwise since: trust neither
 		class = abi.ReplayBlind
 	}

@@ -19,7 +19,7 @@ func (b *Broker) Args(e *journal.Entry) (json.RawMessage, error) {
 	if e.Edited != nil {
 		return e.Edited.Args, nil
 	}
-	req, d := abi.DecodeRequest(e.Body.Request)
+	req, d := abi.DecodeRequest(e.Request)
 	if d != nil {
 		return nil, d
 	}
@@ -64,7 +64,7 @@ func (b *Broker) Edit(ctx context.Context, e *journal.Entry, by host.PrincipalID
 	if len(change) == 0 || bytes.Equal(args, old) {
 		return bad("nothing is changed", "approve it as it is")
 	}
-	plan, d := b.World.Plan(ctx, connectors.Call{Operation: e.Body.Operation, Args: args, Now: e.Started, Key: e.Body.Key})
+	plan, d := b.World.Plan(ctx, connectors.Call{Operation: e.Operation, Args: args, Now: e.Started, Key: e.Key})
 	if d != nil {
 		return bad(d.Reason, d.Remedy)
 	}

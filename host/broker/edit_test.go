@@ -31,7 +31,7 @@ func (h *house) editBy(by host.Principal, n uint32, fields string) error {
 	if err != nil {
 		return err
 	}
-	h.must(h.s.Log.Add(journal.Edit, n, h.now, body, e.Label))
+	h.must(h.s.Log.Add(journal.Edit, n, h.now, body, *e.Label))
 	h.write(func(tx *store.Tx) error {
 		if _, err := approval.Supersede(tx, h.keys, a.ID, host.Caller{Principal: by}, d.Digest.String(), h.now); err != nil {
 			return err

@@ -301,7 +301,7 @@ func (h *house) resolve(r host.Resolution) {
 	if e == nil {
 		h.t.Fatal("nothing is in doubt")
 	}
-	h.must(h.s.Log.Add(journal.Resolved, e.Call, h.now, journal.Body{Verdict: string(r), By: string(person.ID)}, e.Label))
+	h.must(h.s.Log.Add(journal.Resolved, e.Call, h.now, journal.Body{Verdict: string(r), By: string(person.ID)}, *e.Label))
 	h.must(h.s.Flush(h.t.Context(), h.store))
 	h.write(func(tx *store.Tx) error {
 		_, err := audit.Append(tx, audit.Leaf{Kind: audit.KindResolved, Run: h.run, Call: e.Call, Who: person.ID, Verdict: string(r)})

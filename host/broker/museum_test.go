@@ -191,11 +191,11 @@ func (x *exhibit) shape(t *testing.T) (list []string) {
 	log, key := x.open(t)
 	drawn := []string{string(x.Row.ID), "RUN"}
 	for _, e := range log.Entries() {
-		if e.Body.Key != "" {
-			drawn = append(drawn, e.Body.Key, fmt.Sprintf("KEY%d", e.Call))
+		if e.Key != "" {
+			drawn = append(drawn, e.Key, fmt.Sprintf("KEY%d", e.Call))
 		}
-		if e.Body.Child != "" {
-			drawn = append(drawn, string(e.Body.Child), fmt.Sprintf("CHILD%d", e.Call))
+		if e.Child != "" {
+			drawn = append(drawn, string(e.Child), fmt.Sprintf("CHILD%d", e.Call))
 		}
 		if e.Approval != "" {
 			drawn = append(drawn, string(e.Approval), fmt.Sprintf("APPROVAL%d", e.Call))
@@ -291,7 +291,7 @@ func TestTheMuseumIsReplayed(t *testing.T) {
 				t.Errorf("%s: call %d: %s, %v\nrecorded %s", path, i+1, r.Bytes, err, x.Replies[i])
 			}
 		}
-		if log.Pending() != 0 {
+		if n, _ := log.Pending(); n != 0 {
 			t.Errorf("%s: the replay wrote", path)
 		}
 		if len(x.Requests) > 0 {

@@ -52,8 +52,17 @@ func (s *Session) above() (list []string) {
 	return list
 }
 
-// maxPending bounds how many records may wait for the next transaction.
-const maxPending = 256
+// Bounds of what may wait for the next transaction: one record is added to less than both.
+const (
+	maxPending      = 256
+	maxPendingBytes = 1 << 20
+)
+
+// room reports whether another record may wait.
+func (s *Session) room() bool {
+	n, bytes := s.Log.Pending()
+	return n < maxPending && bytes < maxPendingBytes
+}
 
 // witness adds a leaf to the next transaction.
 func (s *Session) witness(l audit.Leaf) { s.leaves = append(s.leaves, l) }
@@ -61,7 +70,7 @@ func (s *Session) witness(l audit.Leaf) { s.leaves = append(s.leaves, l) }
 // Flush makes everything durable that is still in memory. Nothing may leave the
 // host, and no run may wait or end, before it.
 func (s *Session) Flush(ctx context.Context, st *store.Store) error {
-	if s.Log.Pending() == 0 && len(s.leaves) == 0 {
+	if n, _ := s.Log.Pending(); n == 0 && len(s.leaves) == 0 {
 		return nil
 	}
 	return s.write(ctx, st, func(*store.Tx) error { return nil })
@@ -109,7 +118,7 @@ func (s *Session) nextLeaf(tx *store.Tx) (int64, error) {
 
 // restore gives an answer again, with the label that it had.
 func (s *Session) restore(a *journal.Answer) Reply {
-	s.Held = label.Join(s.Held, a.Label)
+	s.Held = label.Join(s.Held, *a.Label)
 	return Reply{Bytes: a.Reply, At: a.At}
 }
 

@@ -128,7 +128,7 @@ func (b *Broker) settle(ctx context.Context, s *Session, c *call) (Reply, error)
 		return nil
 	}
 	var err error
-	if c.value && c.denial == nil && s.Log.Pending() < maxPending {
+	if c.value && c.denial == nil && s.room() {
 		err = finish(nil)
 	} else {
 		err = s.write(ctx, b.Store, finish)
@@ -263,12 +263,12 @@ func Views(entries []*journal.Entry, ended bool) []host.CallView {
 	list := make([]host.CallView, 0, len(entries))
 	for _, e := range entries {
 		v := host.CallView{
-			Call: journal.Guest(e.Call), Time: e.Started, Op: e.Body.Op, Operation: e.Body.Operation, Resource: e.Body.Resource, Effect: e.Body.Effect,
+			Call: journal.Guest(e.Call), Time: e.Started, Op: e.Op, Operation: e.Operation, Resource: e.Resource, Effect: e.Effect,
 		}
 		if a := e.Answer; a != nil {
-			v.Outcome, v.Cost, v.Receipt = "ok", a.Body.Cost, a.Body.Receipt
-			if a.Body.Code != "" {
-				v.Outcome = string(a.Body.Code)
+			v.Outcome, v.Cost, v.Receipt = "ok", a.Cost, a.Receipt
+			if a.Code != "" {
+				v.Outcome = string(a.Code)
 				if r, err := abi.DecodeReply(a.Reply); err == nil && r.Error != nil {
 					v.Reason = r.Error.Reason
 				}

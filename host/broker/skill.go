@@ -64,7 +64,7 @@ func (b *Broker) callSkill(ctx context.Context, s *Session, c *call, past *pastE
 	}
 	var child host.RunID
 	if past != nil {
-		child = past.Body.Child
+		child = past.Child
 	} else {
 		var err error
 		if child, err = b.bear(ctx, s, c); err != nil || c.denial != nil {

@@ -118,7 +118,7 @@ func TestEveryTurnIsPutTogetherBitByBit(t *testing.T) {
 			t.Fatal(err)
 		}
 		want, _ := list[i].plan.Digest()
-		if got, err := e.Plan.Digest(); err != nil || got != want || !bytes.Equal(e.Body.Request, list[i].request) || !bytes.Equal(e.Plan.Frozen.HTTP.Body, list[i].wire) {
+		if got, err := e.Plan.Digest(); err != nil || got != want || !bytes.Equal(e.Request, list[i].request) || !bytes.Equal(e.Plan.Frozen.HTTP.Body, list[i].wire) {
 			t.Errorf("turn %d is not what was recorded: %v", i, err)
 		}
 		i++
@@ -185,7 +185,7 @@ func TestASegmentsFirstCallIsWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	e, err := log.Recall(8, abi.Digest{})
-	if err != nil || !bytes.Equal(e.Body.Request, list[2].request) {
+	if err != nil || !bytes.Equal(e.Request, list[2].request) {
 		t.Error(err)
 	}
 	// The beginning of a segment is sealed with what came before it.

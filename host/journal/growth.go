@@ -51,8 +51,8 @@ func (l *Log) Opened() Size { return l.opened }
 func (l *Log) Last() time.Time { return l.newest }
 
 // begin takes up a record of the kind Continue: what was before it is not replayed.
-func (l *Log) begin(seq int64, call uint32, at time.Time, b Body, lab label.Set) {
-	l.segment = &Segment{Number: b.Segment, State: b.State, Seed: b.Seed, At: at, Label: lab, Call: call}
+func (l *Log) begin(seq int64, call uint32, at time.Time, b *Body, lab *label.Set) {
+	l.segment = &Segment{Number: b.Segment, State: b.State, Seed: b.Seed, At: at, Label: *lab, Call: call}
 	l.first, l.bytes, l.last = seq, 0, nil
 	l.calls = call
 	clear(l.same)

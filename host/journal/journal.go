@@ -24,12 +24,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/getmonroe/monroe/abi"
-	"github.com/getmonroe/monroe/connectors"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/store"
@@ -94,51 +94,6 @@ type Body struct {
 	Child       host.RunID      `cbor:"40,keyasint,omitempty"` // the run that skill.call started
 }
 
-// Entry is one host call, folded from its records.
-type Entry struct {
-	Call     uint32
-	Started  time.Time // when the guest first asked
-	Body     Body      // of the first record
-	Planned  bool
-	Plan     connectors.Plan
-	Label    label.Set       // of what the run held when it asked
-	Approval host.ApprovalID // the last gate, if any
-	Gated    bool            // waits for a person
-	Attempts int
-	First    time.Time // of the first attempt
-	NotAfter time.Time // of the last attempt
-	Unknown  *Doubt    // about the last attempt
-	Edited   *Edited   // by a person, before the first attempt
-	Waits    time.Time // since when it waits for a connector; zero if it does not
-	Short    time.Time // since when it waits for budget; zero if it does not
-	Answer   *Answer
-}
-
-// Doubt is an attempt of which nobody can tell whether it had its effect.
-type Doubt struct {
-	Since time.Time
-	Why   string
-	// Resolution is what became of it; empty while the question is open.
-	Resolution host.Resolution
-	// Asked says that a person was asked for an approval after that.
-	Asked bool
-}
-
-// Edited is what a person made of a call.
-type Edited struct {
-	By     host.PrincipalID
-	Args   []byte   // of the operation, canonical
-	Fields []string // sorted; of all edits
-}
-
-// Answer is what the guest got.
-type Answer struct {
-	Reply []byte
-	At    time.Time // drives the guest's clock
-	Label label.Set // of the reply
-	Body  Body
-}
-
 // ErrDiverged is wrapped when a run asks something else than it did before.
 var ErrDiverged = errors.New("the run diverged")
 
@@ -161,7 +116,12 @@ type Log struct {
 	newest  time.Time
 	last    *full // the last large call, which the next one is stored against
 
+	labels shared[string, label.Set]
+	asks   shared[Ask, Ask]
+	idle   *Course // of every call that has taken no course; nobody writes to it
+
 	pending []store.Record
+	weight  int                // of the pending bodies
 	staged  bool               // pending was handed to a transaction that has not been confirmed
 	same    map[abi.Digest]int // calls by fingerprint
 }
@@ -192,18 +152,23 @@ func hashPart(write func([]byte) (int, error), p []byte) {
 	_, _ = write(p)
 }
 
-// Link is the head of the chain after a record.
+// Link is the head of the chain after a record: the hash of the head before it, the
+// record's header, and the hashes of what it holds, each with its length in front.
 func Link(prev abi.Digest, r *store.Record) abi.Digest {
-	body, lab := sha256.Sum256(r.Body), sha256.Sum256(r.Label)
-	if r.Erased() {
-		body, lab = r.BodySum, r.LabelSum
+	body, lab := r.BodySum, r.LabelSum
+	if !r.Erased() {
+		body, lab = sha256.Sum256(r.Body), sha256.Sum256(r.Label)
 	}
-	h := sha256.New()
-	hashPart(h.Write, prev[:])
-	hashPart(h.Write, fmt.Appendf(nil, "%d|%d|%s|%d|%d", r.Seq, r.Call, r.Kind, r.Version, r.Time.UnixNano()))
-	hashPart(h.Write, body[:])
-	hashPart(h.Write, lab[:])
-	return abi.Digest(h.Sum(nil))
+	header := strconv.AppendInt(make([]byte, 0, 128), r.Seq, 10)
+	header = strconv.AppendUint(append(header, '|'), uint64(r.Call), 10)
+	header = append(append(header, '|'), r.Kind...)
+	header = strconv.AppendInt(append(header, '|'), int64(r.Version), 10)
+	header = strconv.AppendInt(append(header, '|'), r.Time.UnixNano(), 10)
+	all := make([]byte, 0, 256)
+	for _, p := range [][]byte{prev[:], header, body[:], lab[:]} {
+		all = append(binary.BigEndian.AppendUint64(all, uint64(len(p))), p...)
+	}
+	return sha256.Sum256(all)
 }
 
 // Heads recomputes a run's chain from what is stored now: the head after each
@@ -216,207 +181,6 @@ func Heads(r *store.Run, recs []store.Record) []abi.Digest {
 		heads[i] = head
 	}
 	return heads
-}
-
-// VerifyChain holds a run's records, from the first on, to each other and to the run's
-// row.
-func VerifyChain(r *store.Run, recs []store.Record) error {
-	return verify(r, 1, Genesis(r), recs)
-}
-
-// verify holds records from a sequence number on to the head before them.
-func verify(r *store.Run, first int64, last abi.Digest, recs []store.Record) error {
-	for i := range recs {
-		if recs[i].Seq != first+int64(i) {
-			return fmt.Errorf("%w: record %d of %s is missing", ErrCorrupt, first+int64(i), r.ID)
-		}
-		if recs[i].Lost != "" {
-			return fmt.Errorf("%w: the body of record %d of %s is lost: %s", ErrCorrupt, recs[i].Seq, r.ID, recs[i].Lost)
-		}
-		if last = Link(last, &recs[i]); last != recs[i].Chain {
-			return fmt.Errorf("%w: record %d of %s was changed", ErrCorrupt, recs[i].Seq, r.ID)
-		}
-	}
-	if last != r.Chain || r.NextSeq != first+int64(len(recs)) {
-		return fmt.Errorf("%w: the end of the journal of %s was changed", ErrCorrupt, r.ID)
-	}
-	return nil
-}
-
-// Open loads a run's journal and verifies it: all of its records, or those of its
-// current segment.
-func Open(r *store.Run, key *vault.RunKey, recs []store.Record) (*Log, error) {
-	l := &Log{run: r.ID, key: key, next: r.NextSeq, chain: r.Chain, entries: map[uint32]*Entry{}, same: map[abi.Digest]int{}, first: 1}
-	if err := l.verify(r, recs); err != nil {
-		return nil, err
-	}
-	for i := range recs {
-		b, lab, err := l.unseal(&recs[i])
-		if err != nil {
-			return nil, err
-		}
-		if err := l.fold(&recs[i], b, lab); err != nil {
-			return nil, err
-		}
-	}
-	l.opened = l.Size()
-	return l, nil
-}
-
-// verify finds the head before the records. That of a segment is sealed in the record
-// that it begins with.
-func (l *Log) verify(r *store.Run, recs []store.Record) error {
-	if len(recs) == 0 || recs[0].Seq <= 1 {
-		return VerifyChain(r, recs)
-	}
-	if recs[0].Lost != "" || Kind(recs[0].Kind) != Continue {
-		return fmt.Errorf("%w: record %d of %s begins no segment %s", ErrCorrupt, recs[0].Seq, r.ID, recs[0].Lost)
-	}
-	b, _, err := l.unseal(&recs[0])
-	if err != nil {
-		return err
-	}
-	if len(b.Before) != len(abi.Digest{}) {
-		return fmt.Errorf("%w: record %d of %s begins no segment", ErrCorrupt, recs[0].Seq, r.ID)
-	}
-	return verify(r, recs[0].Seq, abi.Digest(b.Before), recs)
-}
-
-func (l *Log) unseal(r *store.Record) (b Body, lab label.Set, err error) {
-	if r.Version != recordVersion {
-		return b, lab, fmt.Errorf("%w: record %d has version %d, which this binary does not know", ErrCorrupt, r.Seq, r.Version)
-	}
-	plain, err := l.key.Open(l.slot("body", r.Seq), r.Body)
-	if err != nil {
-		return b, lab, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	if err := cbor.Unmarshal(plain, &b); err != nil {
-		return b, lab, fmt.Errorf("%w: record %d: %w", ErrCorrupt, r.Seq, err)
-	}
-	if err := l.expand(r.Seq, &b); err != nil {
-		return b, lab, err
-	}
-	if plain, err = l.key.Open(l.slot("label", r.Seq), r.Label); err != nil {
-		return b, lab, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	if err := json.Unmarshal(plain, &lab); err != nil {
-		return b, lab, fmt.Errorf("%w: record %d: %w", ErrCorrupt, r.Seq, err)
-	}
-	return b, lab, nil
-}
-
-func (l *Log) slot(column string, seq int64) vault.Slot {
-	return vault.Slot{Table: "journal", Column: column, Row: fmt.Sprintf("%s/%d", l.run, seq), Version: recordVersion}
-}
-
-// fold adds a record to its call's entry.
-func (l *Log) fold(r *store.Record, b Body, lab label.Set) error {
-	k, call, at := Kind(r.Kind), r.Call, r.Time
-	l.bytes += int64(len(r.Body))
-	l.newest = at
-	if call < parts {
-		l.calls = max(l.calls, call)
-	}
-	e := l.entries[call]
-	if e == nil {
-		l.same[b.Fingerprint]++
-		e = &Entry{Call: call, Started: at, Body: b, Label: lab}
-		l.entries[call] = e
-	}
-	switch k {
-	case Call:
-		if len(b.Plan) > 0 {
-			if err := json.Unmarshal(b.Plan, &e.Plan); err != nil {
-				return fmt.Errorf("%w: the plan of call %d: %w", ErrCorrupt, call, err)
-			}
-		}
-		if len(b.Wire) > 0 {
-			if e.Plan.Frozen.HTTP == nil {
-				return fmt.Errorf("%w: the plan of call %d has no request for its bytes", ErrCorrupt, call)
-			}
-			e.Plan.Frozen.HTTP.Body = b.Wire
-		}
-		e.Planned = true
-	case Gate:
-		e.Approval, e.Gated = b.Approval, true
-		if e.Unknown != nil {
-			e.Unknown.Asked = true
-		}
-	case GateResult:
-		e.Gated = false
-	case Edit:
-		if e.Attempts > 0 || e.Answer != nil {
-			return fmt.Errorf("%w: call %d was edited after it was attempted", ErrCorrupt, call)
-		}
-		e.Plan = connectors.Plan{} // nothing of the old one stays
-		if err := json.Unmarshal(b.Plan, &e.Plan); err != nil {
-			return fmt.Errorf("%w: the edited plan of call %d: %w", ErrCorrupt, call, err)
-		}
-		fields := b.Fields
-		if e.Edited != nil {
-			fields = append(fields, e.Edited.Fields...)
-		}
-		slices.Sort(fields)
-		e.Edited = &Edited{By: host.PrincipalID(b.By), Args: b.Request, Fields: slices.Compact(fields)}
-		e.Approval, e.Gated, e.Body.Resource = "", false, b.Resource
-	case Attempt:
-		e.Attempts, e.Unknown, e.Waits, e.Short = b.Attempt, nil, time.Time{}, time.Time{}
-		if e.First.IsZero() {
-			e.First = at
-		}
-		e.NotAfter = time.Time{}
-		if b.NotAfter != 0 {
-			e.NotAfter = time.Unix(0, b.NotAfter).UTC()
-		}
-	case Unknown:
-		e.Unknown = &Doubt{Since: at, Why: b.Why}
-	case Resolved:
-		if e.Unknown == nil {
-			return fmt.Errorf("%w: call %d was resolved and was never in doubt", ErrCorrupt, call)
-		}
-		e.Unknown.Resolution = host.Resolution(b.Verdict)
-	case Value, Result:
-		e.Answer = &Answer{Reply: b.Reply, At: at, Label: lab, Body: b}
-		e.forget()
-	case Continue:
-		e.Answer = &Answer{At: at, Label: lab, Body: Body{Op: b.Op, Receipt: b.Receipt}}
-		e.forget()
-		l.begin(r.Seq, call, at, b, lab)
-	case Wait:
-		since := &e.Waits
-		if b.Verdict == string(host.WaitBudget) {
-			since = &e.Short
-		}
-		if since.IsZero() {
-			*since = at
-		}
-	case Probe, End:
-	default:
-		return fmt.Errorf("%w: unknown kind %q", ErrCorrupt, k)
-	}
-	return nil
-}
-
-// forget drops the bytes that nobody asks for once there is an answer: of a long
-// conversation they would be a copy of it for each turn.
-func (e *Entry) forget() {
-	e.Body.Request, e.Body.Plan, e.Body.Wire, e.Body.State = nil, nil, nil, nil
-	e.Answer.Body.Request, e.Answer.Body.Reply = nil, nil
-	if h := e.Plan.Frozen.HTTP; h != nil {
-		h.Body = nil
-	}
-}
-
-// what names a recorded call in words of the host: an op that is not known is text of
-// the guest.
-func (b *Body) what() string {
-	switch {
-	case b.Operation != "":
-		return b.Operation
-	case slices.Contains(abi.Ops(), b.Op):
-		return string(b.Op)
-	}
-	return "an unknown op"
 }
 
 // parts is where the numbers of a batch's parts begin: far above any guest's calls,
@@ -447,8 +211,8 @@ func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
 		}
 		return nil, nil
 	}
-	if e.Body.Fingerprint != fp {
-		return nil, fmt.Errorf("%w: recorded %s (%s) at call %d, got %s", ErrDiverged, e.Body.what(), e.Body.Fingerprint, call, fp)
+	if e.Fingerprint != fp {
+		return nil, fmt.Errorf("%w: recorded %s (%s) at call %d, got %s", ErrDiverged, e.what(), e.Fingerprint, call, fp)
 	}
 	return e, nil
 }
@@ -504,7 +268,7 @@ func (l *Log) Add(k Kind, call uint32, at time.Time, b Body, lab label.Set) erro
 			return err
 		}
 	}
-	plain, err := cbor.Marshal(packed)
+	plain, err := cbor.Marshal(&packed)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -513,10 +277,11 @@ func (l *Log) Add(k Kind, call uint32, at time.Time, b Body, lab label.Set) erro
 		return fmt.Errorf("journal: %w", err)
 	}
 	r := store.Record{Seq: l.next, Call: call, Kind: string(k), Version: recordVersion, Time: at}
-	if r.Body, err = l.key.Seal(l.slot("body", r.Seq), plain); err != nil {
+	row := l.row(r.Seq)
+	if r.Body, err = l.key.Seal(slot("body", row), plain); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	if r.Label, err = l.key.Seal(l.slot("label", r.Seq), labelText); err != nil {
+	if r.Label, err = l.key.Seal(slot("label", row), labelText); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	if len(r.Body) > store.MaxInline {
@@ -528,12 +293,12 @@ func (l *Log) Add(k Kind, call uint32, at time.Time, b Body, lab label.Set) erro
 	}
 	r.Chain = Link(l.chain, &r)
 	l.chain, l.next = r.Chain, l.next+1
-	l.pending = append(l.pending, r)
+	l.pending, l.weight = append(l.pending, r), l.weight+len(r.Body)
 	if keep != nil {
 		keep.seq = r.Seq
 		l.last = keep
 	}
-	return l.fold(&r, b, lab)
+	return l.fold(&r, &b, l.labels.put(string(labelText), lab))
 }
 
 // Stage hands the records in memory to a transaction.
@@ -550,12 +315,13 @@ func (l *Log) Stage(tx *store.Tx) error {
 func (l *Log) Staged(err error) {
 	l.staged = false
 	if err == nil {
-		l.pending = l.pending[:0]
+		clear(l.pending) // their bodies go
+		l.pending, l.weight = l.pending[:0], 0
 	}
 }
 
-// Pending is how many records wait for a transaction.
-func (l *Log) Pending() int { return len(l.pending) }
+// Pending is how many records wait for a transaction, and with how many bytes.
+func (l *Log) Pending() (records, bytes int) { return len(l.pending), l.weight }
 
 // Head is the newest record and the chain after it, for the audit leaf that
 // witnesses it.

@@ -32,7 +32,7 @@ type fixture struct {
 	recs  []store.Record
 }
 
-func newRun(t *testing.T, f *fixture, id host.RunID) (store.Run, *vault.RunKey) {
+func newRun(t testing.TB, f *fixture, id host.RunID) (store.Run, *vault.RunKey) {
 	t.Helper()
 	key, wrapped, err := f.keys.NewRunKey(id)
 	if err != nil {
@@ -51,7 +51,7 @@ func newRun(t *testing.T, f *fixture, id host.RunID) (store.Run, *vault.RunKey) 
 	return r, key
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{}
 	dir := t.TempDir()
@@ -93,14 +93,14 @@ func newFixture(t *testing.T) *fixture {
 	}
 	err = f.store.Write(t.Context(), log.Stage)
 	log.Staged(err)
-	if err != nil || log.Pending() != 0 {
-		t.Fatal(err, log.Pending())
+	if n, bytes := log.Pending(); err != nil || n != 0 || bytes != 0 {
+		t.Fatal(err, n, bytes)
 	}
 	f.load(t)
 	return f
 }
 
-func (f *fixture) load(t *testing.T) {
+func (f *fixture) load(t testing.TB) {
 	t.Helper()
 	if err := f.store.Read(t.Context(), func(tx *store.Tx) (err error) {
 		if f.row, err = tx.Run("run_1"); err != nil {
@@ -149,10 +149,10 @@ func TestWhatWasAnsweredOnceIsAnsweredAgain(t *testing.T) {
 	if err != nil || e == nil || e.Answer == nil {
 		t.Fatal(e, err)
 	}
-	if string(e.Answer.Reply) != `{"ok":{"sent":true}}` || !e.Answer.At.Equal(now.Add(2)) || !e.Answer.Label.Secret || e.Answer.Body.Cost != 2 {
+	if string(e.Answer.Reply) != `{"ok":{"sent":true}}` || !e.Answer.At.Equal(now.Add(2)) || !e.Answer.Label.Secret || e.Answer.Cost != 2 {
 		t.Errorf("%+v", e.Answer)
 	}
-	if !e.Planned || e.Plan.Ceiling != 3 || e.Plan.Resources[0] != "x:a" || e.Approval != "appr_1" || e.Gated || e.Attempts != 1 || e.Body.Key != "key" {
+	if !e.Planned || e.Plan.Ceiling != 3 || e.Plan.Resources[0] != "x:a" || e.Approval != "appr_1" || e.Gated || e.Attempts != 1 || e.Key != "key" {
 		t.Errorf("%+v", e)
 	}
 	if got := log.Answered(); len(got) != 2 || len(log.Entries()) != 3 {

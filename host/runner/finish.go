@@ -195,8 +195,8 @@ func (r *Runner) calls(tx *store.Tx, run *store.Run) (counts, label.Set, error) 
 	err = journal.Segments(tx, run, key, func(log *journal.Log) {
 		c.add(broker.Views(log.Entries(), true))
 		for _, e := range log.Entries() {
-			if held = label.Join(held, e.Label); e.Answer != nil {
-				held = label.Join(held, e.Answer.Label)
+			if held = label.Join(held, *e.Label); e.Answer != nil {
+				held = label.Join(held, *e.Answer.Label)
 			}
 		}
 	})

@@ -15,19 +15,19 @@ import (
 func TestAnEndedRunKeepsItsDoubt(t *testing.T) {
 	for _, c := range []struct {
 		name          string
-		entry         journal.Entry
+		course        journal.Course
 		before, after string
 		says, never   string
 	}{
-		{"never attempted", journal.Entry{}, "waiting", host.NotCarriedOut, "nothing outside the run; 1 not carried out", "doubt"},
-		{"attempted", journal.Entry{Attempts: 1}, "waiting", string(host.WaitUnknown), "cancelled: 1 in doubt", "nothing"},
-		{"a person was asked", journal.Entry{Attempts: 1, Unknown: &journal.Doubt{Why: "lost"}}, string(host.WaitUnknown), string(host.WaitUnknown), "cancelled: 1 in doubt", "nothing"},
-		{"a person said yes", journal.Entry{Attempts: 1, Body: journal.Body{Operation: "mail.send"}, Unknown: &journal.Doubt{Resolution: host.Happened}}, "waiting", "ok", "cancelled: mail.send ×1", "nothing"},
-		{"nobody could tell", journal.Entry{Attempts: 1, Unknown: &journal.Doubt{Resolution: host.Abandoned}}, "waiting", string(host.WaitUnknown), "cancelled: 1 in doubt", "nothing"},
-		{"a person said no", journal.Entry{Attempts: 1, Unknown: &journal.Doubt{Resolution: host.DidNotHappen}}, "waiting", host.NotCarriedOut, "nothing outside the run; 1 not carried out", "doubt"},
+		{"never attempted", journal.Course{}, "waiting", host.NotCarriedOut, "nothing outside the run; 1 not carried out", "doubt"},
+		{"attempted", journal.Course{Attempts: 1}, "waiting", string(host.WaitUnknown), "cancelled: 1 in doubt", "nothing"},
+		{"a person was asked", journal.Course{Attempts: 1, Unknown: &journal.Doubt{Why: "lost"}}, string(host.WaitUnknown), string(host.WaitUnknown), "cancelled: 1 in doubt", "nothing"},
+		{"a person said yes", journal.Course{Attempts: 1, Unknown: &journal.Doubt{Resolution: host.Happened}}, "waiting", "ok", "cancelled: mail.send ×1", "nothing"},
+		{"nobody could tell", journal.Course{Attempts: 1, Unknown: &journal.Doubt{Resolution: host.Abandoned}}, "waiting", string(host.WaitUnknown), "cancelled: 1 in doubt", "nothing"},
+		{"a person said no", journal.Course{Attempts: 1, Unknown: &journal.Doubt{Resolution: host.DidNotHappen}}, "waiting", host.NotCarriedOut, "nothing outside the run; 1 not carried out", "doubt"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			list := []*journal.Entry{&c.entry}
+			list := []*journal.Entry{{Ask: &journal.Ask{Operation: "mail.send"}, Course: &c.course}}
 			for ended, want := range map[bool]string{false: c.before, true: c.after} {
 				if got := broker.Views(list, ended)[0].Outcome; got != want {
 					t.Errorf("ended %v: %s, not %s", ended, got, want)

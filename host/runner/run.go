@@ -136,7 +136,6 @@ func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
 // to do.
 func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) {
 	p := &prepared{}
-	var recs []store.Record
 	var mod store.Module
 	var kin store.Kin
 	now := r.Now()
@@ -145,9 +144,6 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 			return err
 		}
 		if mod, err = tx.Module(p.row.Module); err != nil {
-			return err
-		}
-		if recs, err = tx.Segment(id); err != nil {
 			return err
 		}
 		if mod.Image != p.row.Image || sha256.Sum256([]byte(mod.Manifest)) != p.row.ManifestSHA256 {
@@ -168,7 +164,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	if err != nil {
 		return nil, err
 	}
-	log, err := journal.Open(&p.row, key, recs)
+	log, err := r.journal(ctx, id, key)
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +189,19 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	}
 	p.session.Emit(host.Event{Kind: host.EventState, State: host.StateRunning, Text: startText(log.Segment(), len(p.past))})
 	return p, nil
+}
+
+// journal loads the current segment of a run that is running: nobody else writes to it
+// any more, and to read it holds up nobody who writes.
+func (r *Runner) journal(ctx context.Context, id host.RunID, key *vault.RunKey) (log *journal.Log, err error) {
+	err = r.Store.Read(ctx, func(tx *store.Tx) error {
+		row, err := tx.Run(id)
+		if err == nil {
+			log, err = journal.Load(tx, &row, key)
+		}
+		return err
+	})
+	return log, err
 }
 
 // chain loads the runs above one, which have to be covered as well.

@@ -465,6 +465,15 @@ func TestEveryMethod(t *testing.T) {
 			is("RecordsFrom", []any{part, err8}, []any{rec[1:], nil})
 			whole, err9 := tx.Segment("run_1")
 			is("Segment", []any{whole, err9}, []any{rec, nil})
+			var seqs []int64
+			each := func(r *store.Record) error {
+				seqs = append(seqs, r.Seq)
+				clear(r.Body) // it is the caller's until it returns
+				return nil
+			}
+			is("EachOfSegment", []any{tx.EachOfSegment("run_1", each), seqs}, []any{nil, []int64{1, 2}})
+			enough := errors.New("enough")
+			is("EachOfSegment", tx.EachOfSegment("run_1", func(*store.Record) error { return enough }), enough)
 			got, err5 := tx.Run("run_1")
 			is("Run", []any{got.NextSeq, got.JournalBytes, got.Calls, got.Chain}, []any{int64(3), int64(2), 3, abi.Digest{3}})
 			is("SetState", tx.SetState("run_1", host.StateRunning, "", time.Time{}, at, host.StateQueued, host.StateWaiting), nil)

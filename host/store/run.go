@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -322,20 +323,28 @@ func (tx *Tx) Append(id host.RunID, first int64, calls uint32, recs []Record) er
 
 // Records returns a run's journal in order, all of its segments.
 func (tx *Tx) Records(id host.RunID) ([]Record, error) {
-	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? ORDER BY seq`, tx.ws, id)
+	return tx.records(id, `WHERE ws = ? AND run_id = ? ORDER BY seq`, tx.ws, id)
 }
 
 // Segment returns the records of a run's current segment: from the last one of the kind
 // CONTINUE on, or all.
 func (tx *Tx) Segment(id host.RunID) ([]Record, error) {
-	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? AND seq >=
-		COALESCE((SELECT MAX(seq) FROM journal WHERE ws = ? AND run_id = ? AND kind = 'CONTINUE'), 0) ORDER BY seq`, tx.ws, id, tx.ws, id)
+	return tx.records(id, ofSegment, tx.ws, id, tx.ws, id)
 }
+
+// EachOfSegment calls take with the same records in order. What a record holds is
+// overwritten when take returns.
+func (tx *Tx) EachOfSegment(id host.RunID, take func(*Record) error) error {
+	return tx.eachRecord(id, take, ofSegment, tx.ws, id, tx.ws, id)
+}
+
+const ofSegment = `WHERE ws = ? AND run_id = ? AND seq >=
+	COALESCE((SELECT MAX(seq) FROM journal WHERE ws = ? AND run_id = ? AND kind = 'CONTINUE'), 0) ORDER BY seq`
 
 // RecordsFrom returns the records of a run with sequence numbers from first on and
 // below end.
 func (tx *Tx) RecordsFrom(id host.RunID, first, end int64) ([]Record, error) {
-	return tx.records(id, `SELECT `+recordColumns+` FROM journal WHERE ws = ? AND run_id = ? AND seq >= ? AND seq < ? ORDER BY seq`, tx.ws, id, first, end)
+	return tx.records(id, `WHERE ws = ? AND run_id = ? AND seq >= ? AND seq < ? ORDER BY seq`, tx.ws, id, first, end)
 }
 
 // Mark is where a segment of a run begins.
@@ -360,31 +369,46 @@ func (tx *Tx) Marks(id host.RunID) (list []Mark, err error) {
 	return list, err
 }
 
-const recordColumns = `seq, call_no, kind, rec_ver, ts, body_enc, label_enc, chain_sha256, blob_ref, body_sha256, label_sha256`
+func (tx *Tx) records(id host.RunID, where string, args ...any) (list []Record, err error) {
+	err = tx.eachRecord(id, func(r *Record) error {
+		kept := *r
+		kept.Label = bytes.Clone(r.Label)
+		if r.Blob == "" { // a file's is its own
+			kept.Body = bytes.Clone(r.Body)
+		}
+		list = append(list, kept)
+		return nil
+	}, where, args...)
+	return list, err
+}
 
-func (tx *Tx) records(id host.RunID, query string, args ...any) (list []Record, err error) {
-	err = tx.each(func(rows *sql.Rows) error {
-		var r Record
-		var ts int64
-		var chain, body, label []byte
-		if err := rows.Scan(&r.Seq, &r.Call, &r.Kind, &r.Version, &ts, &r.Body, &r.Label, &chain, &r.Blob, &body, &label); err != nil {
+func (tx *Tx) eachRecord(id host.RunID, take func(*Record) error, where string, args ...any) error {
+	var stopped error // by take, in its own words
+	var r Record      // one for all: there are tens of thousands
+	var ts int64
+	var kind, sealed, lab, chain, bodySum, labelSum sql.RawBytes
+	err := tx.each(func(rows *sql.Rows) error {
+		r = Record{}
+		if err := rows.Scan(&r.Seq, &r.Call, &kind, &r.Version, &ts, &sealed, &lab, &chain, &r.Blob, &bodySum, &labelSum); err != nil {
 			return err
 		}
-		r.Time = time.Unix(0, ts).UTC()
+		r.Kind, r.Time, r.Body, r.Label = string(kind), time.Unix(0, ts).UTC(), sealed, lab
 		copy(r.Chain[:], chain)
-		copy(r.BodySum[:], body)
-		copy(r.LabelSum[:], label)
-		list = append(list, r)
-		return nil
-	}, query, args...)
-	for i := range list {
-		if r := &list[i]; r.Blob != "" && !r.Erased() {
+		copy(r.BodySum[:], bodySum)
+		copy(r.LabelSum[:], labelSum)
+		if r.Blob != "" && !r.Erased() {
+			var err error
 			if r.Body, err = tx.blobs.get(id, r.Blob); err != nil {
-				r.Body, r.Lost, err = nil, lost(err), nil
+				r.Body, r.Lost = nil, lost(err)
 			}
 		}
+		stopped = take(&r)
+		return stopped
+	}, `SELECT seq, call_no, kind, rec_ver, ts, body_enc, label_enc, chain_sha256, blob_ref, body_sha256, label_sha256 FROM journal `+where, args...)
+	if stopped != nil {
+		return stopped
 	}
-	return list, err
+	return err
 }
 
 // lost says why a file cannot be read, without its path.

@@ -18,15 +18,17 @@ package vault
 import (
 	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
-	"github.com/tink-crypto/tink-go/v2/aead/subtle"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/mac"
@@ -155,18 +157,22 @@ type Slot struct {
 	Version            int
 }
 
-func (s Slot) aad(ws host.Workspace) []byte {
-	return fmt.Appendf(nil, "monroe/1|%q|%q|%q|%q|%d", ws, s.Table, s.Column, s.Row, s.Version)
+func (s Slot) aad(b []byte, ws host.Workspace) []byte {
+	b = append(b, "monroe/1"...)
+	for _, part := range []string{string(ws), s.Table, s.Column, s.Row} {
+		b = strconv.AppendQuote(append(b, '|'), part)
+	}
+	return strconv.AppendInt(append(b, '|'), int64(s.Version), 10)
 }
 
 // Seal encrypts a value of the workspace for one slot.
 func (k *Keyset) Seal(s Slot, plain []byte) ([]byte, error) {
-	return k.seal.Load().aead.Encrypt(plain, s.aad(k.ws))
+	return k.seal.Load().aead.Encrypt(plain, s.aad(nil, k.ws))
 }
 
 // Open decrypts what Seal made for the same slot.
 func (k *Keyset) Open(s Slot, sealed []byte) ([]byte, error) {
-	b, err := k.seal.Load().aead.Decrypt(sealed, s.aad(k.ws))
+	b, err := k.seal.Load().aead.Decrypt(sealed, s.aad(nil, k.ws))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s.%s", ErrOpen, s.Table, s.Column)
 	}
@@ -203,12 +209,16 @@ func (k *Keyset) Signer() (note.Signer, error) { return note.NewSigner(*k.note.v
 // Verifier is the public key of Signer, in note's encoding: public.
 func (k *Keyset) Verifier() string { return k.vkey }
 
-// RunKey seals the values of one run.
+// RunKey seals the values of one run: AES-256-GCM with a random nonce in front, as
+// Tink has it where nothing precedes the nonce.
 type RunKey struct {
 	set  *Keyset
 	run  host.RunID
-	aead tink.AEAD
+	aead cipher.AEAD
 }
+
+// Scratch is memory that many openings share, one after the other.
+type Scratch struct{ aad, plain []byte }
 
 const runKeySize = 32
 
@@ -237,7 +247,11 @@ func (k *Keyset) runKey(run host.RunID, dek []byte) (*RunKey, error) {
 	if len(dek) != runKeySize {
 		return nil, fmt.Errorf("%w: a run key of %d bytes", ErrOpen, len(dek))
 	}
-	a, err := subtle.NewAESGCM(dek)
+	block, err := aes.NewCipher(dek)
+	if err != nil {
+		return nil, err
+	}
+	a, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {
 		return nil, err
 	}
@@ -246,16 +260,21 @@ func (k *Keyset) runKey(run host.RunID, dek []byte) (*RunKey, error) {
 
 // Seal encrypts a value of the run for one slot.
 func (k *RunKey) Seal(s Slot, plain []byte) ([]byte, error) {
-	return k.aead.Encrypt(plain, k.aad(s))
+	return k.aead.Seal(nil, nil, plain, k.aad(nil, s)), nil
 }
 
 // Open decrypts what Seal made for the same slot.
-func (k *RunKey) Open(s Slot, sealed []byte) ([]byte, error) {
-	b, err := k.aead.Decrypt(sealed, k.aad(s))
-	if err != nil {
+func (k *RunKey) Open(s Slot, sealed []byte) ([]byte, error) { return k.OpenIn(&Scratch{}, s, sealed) }
+
+// OpenIn is Open in memory that is used again: the next opening in it overwrites the
+// value.
+func (k *RunKey) OpenIn(m *Scratch, s Slot, sealed []byte) (plain []byte, err error) {
+	m.aad = k.aad(m.aad[:0], s)
+	if plain, err = k.aead.Open(m.plain[:0], nil, sealed, m.aad); err != nil {
 		return nil, fmt.Errorf("%w: %s.%s of %s", ErrOpen, s.Table, s.Column, k.run)
 	}
-	return b, nil
+	m.plain = plain
+	return plain, nil
 }
 
 // BlobID is a keyed hash of a plain text under the workspace's key: it names a file
@@ -265,8 +284,8 @@ func (k *RunKey) BlobID(plain []byte) ([]byte, error) {
 	return k.set.MAC("blob/1", sum[:])
 }
 
-func (k *RunKey) aad(s Slot) []byte {
-	return append(s.aad(k.set.ws), "|"+string(k.run)...)
+func (k *RunKey) aad(b []byte, s Slot) []byte {
+	return append(append(s.aad(b, k.set.ws), '|'), k.run...)
 }
 
 // The types of this package cannot be printed: by no verb, a wrong one included,

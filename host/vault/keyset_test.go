@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tink-crypto/tink-go/v2/aead/subtle"
+
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/vault"
 )
@@ -179,6 +181,43 @@ func TestIdempotencyKeysAreStableAndDistinct(t *testing.T) {
 				}
 				seen[a] = where
 			}
+		}
+	}
+}
+
+// What is stored has had one form from the first release on: Tink's AES-GCM without a
+// prefix, with the slot written out as associated data.
+func TestARunsValuesAreTinksOwn(t *testing.T) {
+	k, _ := keys(t, "acme")
+	run, wrapped, err := k.NewRunKey("run_1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dek, err := k.Open(vault.Slot{Table: "run", Column: "key", Row: "run_1", Version: 1}, wrapped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tinks, err := subtle.NewAESGCM(dek)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m vault.Scratch
+	for _, row := range []string{"run_1/1", "", `a"b\|c` + "\x00\xff\n日"} {
+		slot := vault.Slot{Table: "journal", Column: "body", Row: row, Version: 12}
+		aad := fmt.Appendf(nil, "monroe/1|%q|%q|%q|%q|%d|%s", "acme", slot.Table, slot.Column, slot.Row, slot.Version, "run_1")
+		theirs, err := tinks.Encrypt([]byte("plain "+row), aad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := run.OpenIn(&m, slot, theirs); err != nil || string(got) != "plain "+row {
+			t.Errorf("%q: sealed by Tink it opens as %q, %v", row, got, err)
+		}
+		ours, err := run.Seal(slot, []byte("plain "+row))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tinks.Decrypt(ours, aad); err != nil || string(got) != "plain "+row {
+			t.Errorf("%q: Tink opens what was sealed as %q, %v", row, got, err)
 		}
 	}
 }

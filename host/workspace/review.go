@@ -111,7 +111,7 @@ func (w *Workspace) Edit(ctx context.Context, c host.Caller, id host.ApprovalID,
 		if err != nil {
 			return err
 		}
-		if err := log.Add(journal.Edit, e.Call, now, body, e.Label); err != nil {
+		if err := log.Add(journal.Edit, e.Call, now, body, *e.Label); err != nil {
 			return err
 		}
 		if err := log.Stage(tx); err != nil {
@@ -216,7 +216,7 @@ func (w *Workspace) Resolve(ctx context.Context, c host.Caller, id host.RunID, i
 			return &host.Problem{Kind: host.ErrConflict, Code: "RUN_OTHER_CALL", Detail: fmt.Sprintf("the run waits for call %d, not %d", journal.Guest(e.Call), in.Call), Remedy: "look at the call that it waits for"}
 		}
 		body := journal.Body{Verdict: string(in.Outcome), By: string(c.ID)}
-		if err := log.Add(journal.Resolved, e.Call, now, body, e.Label); err != nil {
+		if err := log.Add(journal.Resolved, e.Call, now, body, *e.Label); err != nil {
 			return err
 		}
 		if err := log.Stage(tx); err != nil {
@@ -229,7 +229,7 @@ func (w *Workspace) Resolve(ctx context.Context, c host.Caller, id host.RunID, i
 		seq, chain := log.Head()
 		_, err = audit.Append(tx, audit.Leaf{
 			TimeMS: now.UnixMilli(), Kind: audit.KindResolved, Run: id, Call: e.Call, Who: c.ID, Skill: run.Skill, Module: run.Module.String(),
-			Operation: e.Body.Operation, Effect: e.Body.Effect, Verdict: string(in.Outcome), Seq: seq, Chain: chain.String(),
+			Operation: e.Operation, Effect: e.Effect, Verdict: string(in.Outcome), Seq: seq, Chain: chain.String(),
 		})
 		return err
 	})
@@ -241,15 +241,11 @@ func (w *Workspace) Resolve(ctx context.Context, c host.Caller, id host.RunID, i
 }
 
 func (w *Workspace) journal(tx *store.Tx, row *store.Run) (*journal.Log, error) {
-	recs, err := tx.Segment(row.ID)
-	if err != nil {
-		return nil, err
-	}
 	key, err := w.keys.OpenRunKey(row.ID, row.Key)
 	if err != nil {
 		return nil, err
 	}
-	return journal.Open(row, key, recs)
+	return journal.Load(tx, row, key)
 }
 
 // checkpoint signs the log if it grew and the last checkpoint is old enough.

@@ -340,23 +340,18 @@ func (b *bench) journals(ctx context.Context, r *rig, id host.RunID) (took []tim
 	}
 	for range replays {
 		begin := time.Now()
-		var row store.Run
-		var recs []store.Record
-		err := s.Read(ctx, func(tx *store.Tx) (err error) {
-			if row, err = tx.Run(id); err != nil {
+		err := s.Read(ctx, func(tx *store.Tx) error {
+			row, err := tx.Run(id)
+			if err != nil {
 				return err
 			}
-			recs, err = tx.Records(id)
+			key, err := keys.OpenRunKey(id, row.Key)
+			if err == nil {
+				_, err = journal.Load(tx, &row, key)
+			}
 			return err
 		})
 		if err != nil {
-			return nil, err
-		}
-		key, err := keys.OpenRunKey(id, row.Key)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := journal.Open(&row, key, recs); err != nil {
 			return nil, err
 		}
 		took = append(took, time.Since(begin))

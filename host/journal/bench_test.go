@@ -1,0 +1,103 @@
+package journal_test
+
+import (
+	"errors"
+	"runtime"
+	"testing"
+
+	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/journal"
+	"github.com/getmonroe/monroe/host/label"
+	"github.com/getmonroe/monroe/host/store"
+)
+
+// described is what the door writes for a host.describe.
+func described(t testing.TB) journal.Body {
+	t.Helper()
+	r := abi.DescribeResult{ABI: abi.Version, Workspace: "acme", Run: string(host.NewID("run", now)), Owner: "ann@example.com", Limits: abi.DefaultLimits(), Grants: []abi.OperationUse{}, Ops: abi.Ops()}
+	request := []byte(`{"args":{},"op":"host.describe","v":1}`)
+	return journal.Body{Op: abi.OpDescribe, Fingerprint: abi.Fingerprint(request), Request: request, Effect: abi.EffectNone, Rule: "own", Reply: abi.OK(r).Encode()}
+}
+
+// describe makes calls of a log, with a commit now and then.
+func (f *fixture) describe(t testing.TB, log *journal.Log, first uint32, calls int) {
+	t.Helper()
+	for i := range uint32(calls) {
+		err := log.Add(journal.Value, first+i, now, described(t), label.Clean())
+		if n, _ := log.Pending(); n == 256 || int(i) == calls-1 {
+			err = errors.Join(err, f.store.Write(t.Context(), log.Stage))
+			log.Staged(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func load(t testing.TB, f *fixture) (log *journal.Log, err error) {
+	t.Helper()
+	err = f.store.Read(t.Context(), func(tx *store.Tx) error {
+		log, err = journal.Load(tx, &f.row, f.key)
+		return err
+	})
+	return log, err
+}
+
+// Reading, verifying, decrypting and folding the journal of a run of 1,000 calls.
+func BenchmarkLoad1000(b *testing.B) {
+	f := newFixture(b)
+	log, err := journal.Open(&f.row, f.key, f.recs)
+	if err != nil {
+		b.Fatal(err)
+	}
+	f.describe(b, log, 4, 1000)
+	f.load(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := load(b, f); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// A run makes tens of thousands of calls, and most are like the one before: beside the
+// answer itself little is kept of each.
+func TestACallKeepsLittleBesideItsAnswer(t *testing.T) {
+	const calls, most = 4000, 320
+	f := newFixture(t)
+	log, err := journal.Open(&f.row, f.key, f.recs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := heap()
+	f.describe(t, log, 4, calls)
+	live := heap() - before
+	f.load(t)
+	f.recs = nil
+	before = heap()
+	again, err := load(t, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded := heap() - before
+	answer := int64(len(described(t).Reply))
+	for name, bytes := range map[string]int64{"live": live, "loaded": loaded} {
+		if per := bytes/calls - answer; per > most || per < 100 {
+			t.Errorf("%s: %d bytes are kept of a call beside its answer of %d", name, per, answer)
+		} else {
+			t.Logf("%s: %d bytes of a call", name, per)
+		}
+	}
+	runtime.KeepAlive(log)
+	runtime.KeepAlive(again)
+}
+
+func heap() int64 {
+	for range 3 { // pools keep what they hold for two
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
