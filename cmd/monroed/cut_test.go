@@ -59,7 +59,7 @@ func TestLinuxKilledInTheMiddleOfSending(t *testing.T) {
 				}
 			}()
 			at := "http://" + l.Addr().String()
-			d := newDaemon(t, fmt.Sprintf("http:\n  private: [%q]\n  endpoints: [{name: blind, timeout: 1s, url: %q}]\n", l.Addr(), at+"/**"))
+			d := newDaemon(t, fmt.Sprintf("http:\n  private: [%q]\n  endpoints: [{name: blind, timeout: 4s, url: %q}]\n", l.Addr(), at+"/**"))
 			d.up()
 			body := strings.Repeat("0123456789", size/10)
 			d.push(does("poster", `"send"`, []abi.OperationUse{{Operation: "http.blind", Effect: abi.EffectSend, Resource: "http:**"}},

@@ -44,7 +44,7 @@ func TestLinuxALostAnswerIsSentAgainWithTheSameKey(t *testing.T) {
 	address := strings.TrimPrefix(s.URL, "http://")
 	more := fmt.Sprintf("http:\n  private: [%q]\n  endpoints:\n", address)
 	for _, e := range []string{
-		"name: keyed, effect: write, replay: keyed, window: 1h, timeout: 500ms, token_file: " + token,
+		"name: keyed, effect: write, replay: keyed, window: 1h, timeout: 4s, token_file: " + token,
 		"name: conditional, effect: write, replay: conditional", "name: blind", "name: late", "name: metered, effect: metered", // the guest's manifest asks for them
 	} {
 		more += fmt.Sprintf("    - {%s, url: \"http://%s/**\"}\n", e, address)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	sdk "github.com/getmonroe/monroe/connectors/plugin"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/audit"
+	"github.com/getmonroe/monroe/host/plugin"
 )
 
 func hostileYAML(t *testing.T, mode string) string {
@@ -69,6 +71,20 @@ func (d *daemon) running(run host.RunID) (at time.Time) {
 	return at
 }
 
+// served is when the daemon began to serve, by its log.
+func (d *daemon) served() time.Time {
+	d.t.Helper()
+	m := regexp.MustCompile(`(?m)^time=(\S+) .*msg=serving`).FindStringSubmatch(d.said.String())
+	if m == nil {
+		d.t.Fatalf("it does not say when:\n%s", d.said)
+	}
+	at, err := time.Parse(time.RFC3339Nano, m[1])
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return at
+}
+
 // named waits for the next alarms.
 func (d *daemon) named(next *int64) (list []audit.Leaf) {
 	d.t.Helper()
@@ -79,8 +95,9 @@ func (d *daemon) named(next *int64) (list []audit.Leaf) {
 }
 
 // TestLinuxALyingPluginIsNamed: what a plugin claims or tries is refused with its code,
-// and within a second the log and an alarm in the audit log say what it was. Its twin
-// that plans within its pin is not named, and its call comes as far as the grants.
+// and within a second the log and an alarm in the audit log say what it was. What it does
+// before there is a store is in the log then, and in the audit log within a second of it.
+// Its twin that plans within its pin is not named, and its call comes as far as the grants.
 func TestLinuxALyingPluginIsNamed(t *testing.T) {
 	d := newDaemon(t, hostileYAML(t, ""))
 	d.up()
@@ -126,7 +143,11 @@ func TestLinuxALyingPluginIsNamed(t *testing.T) {
 		"a huge request":     {map[string]string{"try": "giant"}, "it planned what it may not: the request is too large"},
 		"beyond the message": {map[string]string{"try": "larger"}, "its answer is larger than the protocol allows"},
 	} {
-		t.Run(name, func(t *testing.T) { ask(t, c.args, abi.Upstream, "the plugin hostile", c.says, time.Second) })
+		within := time.Second
+		if _, large := c.args.(map[string]string); large { // before it can be named it comes in, as long as a call may take
+			within += plugin.CallWithin
+		}
+		t.Run(name, func(t *testing.T) { ask(t, c.args, abi.Upstream, "the plugin hostile", c.says, within) })
 	}
 	for try, call := range map[string]string{
 		"tcp 127.0.0.1:80": "socket", "udp 127.0.0.1:53": "socket", "raw-ip": "socket", "packet": "socket", "netlink": "socket", "vsock": "socket",
@@ -143,7 +164,7 @@ func TestLinuxALyingPluginIsNamed(t *testing.T) {
 	t.Run("no answer", func(t *testing.T) {
 		d.stop()
 		d.up()
-		ask(t, map[string]string{"try": "hang"}, abi.Upstream, "did not answer in time", "it did not answer in time", 7*time.Second)
+		ask(t, map[string]string{"try": "hang"}, abi.Upstream, "did not answer in time", "it did not answer in time", plugin.CallWithin+2*time.Second)
 	})
 	d.verified()
 	for mode, c := range map[string]struct {
@@ -156,15 +177,18 @@ func TestLinuxALyingPluginIsNamed(t *testing.T) {
 	} {
 		t.Run("at its start "+mode, func(t *testing.T) {
 			d := newDaemon(t, hostileYAML(t, mode))
-			began := time.Now()
 			d.up()
+			log, _, _ := strings.Cut(d.said.String(), "msg=serving")
+			if !strings.Contains(log, "a plugin did what it may not") {
+				t.Errorf("before it serves the log says %s", log)
+			}
 			var next int64
 			told := d.named(&next)
 			if len(told) != 1 || told[0].Detail != "the plugin hostile: "+c.says {
 				t.Errorf("alarms %+v, want %q", told, c.says)
 			}
-			if after := time.UnixMilli(told[0].TimeMS).Sub(began); after > 5*time.Second { // the start of a daemon and of a plugin
-				t.Errorf("it was named after %v", after)
+			if after := time.UnixMilli(told[0].TimeMS).Sub(d.served()); after > time.Second { // the alarm waits for the store
+				t.Errorf("it was named %v after it serves", after)
 			}
 			if got, _ := d.asksHostile("asks", map[string]string{"try": "stdin"}); got.Code != c.code {
 				t.Errorf("%+v, want %s", got, c.code)

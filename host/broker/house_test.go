@@ -173,9 +173,12 @@ func newHouse(t *testing.T) *house {
 	return h
 }
 
-// close gives the house's connections back before the test ends, where it has many
-// houses. Closing it again is harmless.
-func (h *house) close() { _ = h.store.Close() }
+// close gives the house's connections and room back before the test ends, where it has
+// many houses. Closing it again is harmless.
+func (h *house) close() {
+	_ = h.store.Close()
+	storetest.Drop(h.t, h.path)
+}
 
 func (h *house) must(err error) {
 	h.t.Helper()

@@ -296,9 +296,9 @@ func TestFailureSaysWhatHappened(t *testing.T) {
 				method, code, outcome = "POST", x.write, x.effect
 			}
 			p := httpPlan(method, x.url)
-			p.MaxAnswer, p.Timeout = 1000, 10*time.Second
+			p.MaxAnswer, p.Timeout = 1000, time.Minute
 			if x.name == "no answer" {
-				p.Timeout = 200 * time.Millisecond
+				p.Timeout = time.Second // in which the request has to arrive, too
 			}
 			open1 := append([]egress.Opening{{Operation: "test.do", Address: strings.TrimPrefix(closedURL, "http://")}, {Operation: "test.do", Address: strings.TrimPrefix(tlsServer.URL, "https://")}}, o...)
 			op := operation(effect, append(all, connectors.Request{Method: "GET", URL: "https:**"})...)

@@ -148,7 +148,7 @@ func (quiet) Println(...any)        {}
 
 func letter(to ...string) connectors.Plan {
 	return connectors.Plan{
-		Resources: []string{"mail:a@example.com"}, Destination: "smtp:main", Audience: []string{"mail:a@example.com"}, Timeout: 10 * time.Second,
+		Resources: []string{"mail:a@example.com"}, Destination: "smtp:main", Audience: []string{"mail:a@example.com"}, Timeout: time.Minute,
 		Frozen: connectors.Frozen{SMTP: &connectors.SMTPMessage{
 			Server: "main", From: "monroe@example.com", To: to, Data: []byte("Subject: x\r\n\r\n.leading dot\r\n..two\r\nend\r\n"),
 		}},

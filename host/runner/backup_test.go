@@ -90,7 +90,7 @@ func TestARestoredWorkspaceSendsNothingUntilAPersonSaysGo(t *testing.T) {
 	}
 	wait := func(id host.RunID, kind host.WaitKind) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); {
 			if v := b.view(t, id); v.State == host.StateWaiting && v.Wait == kind {
 				return
 			}

@@ -228,7 +228,7 @@ func (b *bench) push(t testing.TB, manifest string) {
 // result starts a run and waits for its end.
 func (b *bench) result(t testing.TB) api.RunView {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	r, err := b.StartRun(ctx, b.caller, api.StartInput{Skill: "fixture"})
 	if err != nil {
@@ -250,7 +250,7 @@ func (b *bench) view(t testing.TB, id host.RunID) api.RunView {
 // await follows a run until it ends or an event's state is enough.
 func (b *bench) await(t testing.TB, id host.RunID, enough func(host.RunState) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for after := int64(0); ; {
 		list, more, ended, err := b.Events(ctx, b.caller, id, after)

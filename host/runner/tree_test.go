@@ -136,7 +136,7 @@ func TestASkillIsCalledThroughTheWholeHost(t *testing.T) {
 				"lower": func(c net.Conn) { open(c); call(c, 1, now); send(c, wire.KindDone, u32(0), []byte(`{"said":"hello"}`)) },
 			}}
 			b := stage(t, s, time.Now, func(c *workspace.Config) {
-				keep := 10 * time.Second
+				keep := time.Minute
 				c.Operator.Workers, c.Operator.Waits.KeepWorker = workers, &keep
 			})
 			id := b.begin(t, "upper")
@@ -176,7 +176,7 @@ func TestATreeSharesItsCalls(t *testing.T) {
 		"lower": func(c net.Conn) { open(c); call(c, 1, now); call(c, 2, now); done(c) },
 	}}
 	b := stage(t, s, time.Now, func(c *workspace.Config) {
-		keep := 30 * time.Second
+		keep := time.Minute
 		c.Operator.Workers, c.Operator.Waits.KeepWorker = 4, &keep
 	})
 	v := b.finish(t, b.begin(t, "upper"))

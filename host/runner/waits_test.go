@@ -48,7 +48,7 @@ func (w modelWorld) Perform(context.Context, grant.Permit, connectors.Call, conn
 }
 
 const (
-	thinking = `{"abi":1,"name":"thinking","version":"1","description":"","ops":["send"],"limits":{"wall_ns":1000000000},"operations":[{"operation":"model.ask","effect":"metered","resource":"model:**"}]}`
+	thinking = `{"abi":1,"name":"thinking","version":"1","description":"","ops":["send"],"limits":{"wall_ns":3000000000},"operations":[{"operation":"model.ask","effect":"metered","resource":"model:**"}]}`
 	thinks   = "version: 1\nworkspace: team\ncap_usd: \"1\"\ngrants:\n  - {skill: thinking, operation: model.ask, resource: \"model:**\"}\n"
 	thought  = `{"op":"send","v":1,"args":{"operation":"model.ask","args":{}}}`
 )
@@ -111,7 +111,7 @@ func TestASlowModelLeavesTheWorkerToOthers(t *testing.T) {
 	if o := b.finish(t, b.begin(t, "fixture")); o.State != host.StateSucceeded {
 		t.Errorf("the other run %s: %s", o.State, o.Failure)
 	}
-	<-time.After(1200 * time.Millisecond) // longer than it may take without waiting
+	<-time.After(3200 * time.Millisecond) // longer than it may take without waiting
 	w.answer <- struct{}{}
 	if v := b.finish(t, id); v.State != host.StateSucceeded || len(v.Log) != 1 || v.Log[0].Outcome != "ok" || v.Log[0].Cost != 10 {
 		t.Errorf("%s: %s %+v", v.State, v.Failure, v.Log)

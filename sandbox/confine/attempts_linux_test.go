@@ -68,7 +68,7 @@ func sharedDir(t *testing.T, uid uint32) string {
 
 func ask(t *testing.T, p *spawn.Process, what string) string {
 	t.Helper()
-	if err := p.Conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := p.Conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	if err := wire.WriteFrame(p.Conn, wire.KindInput, []byte(what)); err != nil {

@@ -91,7 +91,7 @@ func beDaemon() error {
 		select {
 		case a := <-met:
 			return fmt.Sprintf("%s %s %s denied=%v own=%v", a.Hook, a.Proto, a.To, a.Denied, a.PID == os.Getpid())
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			return "nothing"
 		}
 	}

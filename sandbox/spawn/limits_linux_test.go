@@ -20,12 +20,12 @@ func TestCompileWall(t *testing.T) { forkers(t, exerciseCompileWall) }
 
 func exerciseCompileWall(t *testing.T, newSpawner func(*testing.T, string, bool) *spawn.Spawner) {
 	s := newSpawner(t, badPath, true)
-	s.CompileWall = 300 * time.Millisecond
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	s.CompileWall = 1500 * time.Millisecond // in which it has to start, too
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	_, err := s.Compile(ctx, []byte("a module"), named(t, "insecure stalls"))
 	var f *spawn.FaultError
-	if !errors.As(err, &f) || f.Code != wire.FaultTooLarge || !strings.Contains(f.Message, "longer than 300ms") {
+	if !errors.As(err, &f) || f.Code != wire.FaultTooLarge || !strings.Contains(f.Message, "longer than 1.5s") {
 		t.Errorf("it came to %v", err)
 	}
 	p, err := s.Spawn(ctx, spawn.ModeCompile, named(t, "insecure stalls"), 0)

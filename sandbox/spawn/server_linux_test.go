@@ -46,7 +46,7 @@ func channel(t *testing.T, c spawn.ServerConfig) *os.File {
 		if err := errors.Join(s.Close(), tree.Close()); err != nil {
 			t.Error(err)
 		}
-		until := time.Now().Add(5 * time.Second)
+		until := time.Now().Add(time.Minute)
 		for runtime.NumGoroutine() > before && time.Now().Before(until) {
 			runtime.Gosched()
 		}
@@ -382,7 +382,7 @@ func (h *hostile) send(text string, names ...string) (answer string, control *ne
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if err := control.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := control.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		h.t.Fatal(err)
 	}
 	buf := make([]byte, 16<<10)

@@ -27,7 +27,7 @@ func FreePort(t *testing.T) string {
 }
 
 // Start runs a peer until the test ends and waits for the first answer of probe, for
-// at most 30 seconds.
+// at most two minutes.
 func Start(t *testing.T, probe string, command ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
@@ -38,10 +38,10 @@ func Start(t *testing.T, probe string, command ...string) {
 	Await(t, probe)
 }
 
-// Await waits for the first answer of a peer, for at most 30 seconds.
+// Await waits for the first answer of a peer, for at most two minutes.
 func Await(t *testing.T, probe string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

@@ -3,7 +3,8 @@
 //
 // It starts a PostgreSQL server of its own: in a temporary directory, on a socket in
 // it and no network, as another user where the test runs as root. The server ends
-// with the test process.
+// with the test process. The one that tests share lies in memory where there is room: a
+// test that asks what a crash leaves has its own, on the disk.
 package storetest
 
 import (
@@ -92,11 +93,11 @@ func Config(t testing.TB, dir string, ws host.Workspace) *store.PostgresConfig {
 	if os.Getenv(Switch) == "" {
 		return nil
 	}
-	d := Postgres(t).Database(t, nameOf(dir), ws)
-	if _, err := d.Admin.ExecContext(context.Background(), `UPDATE monroe.lease SET expires_at = 0`); err != nil {
+	s, name := Postgres(t), nameOf(dir)
+	if err := s.free(t, name, ws); err != nil {
 		t.Fatal(err)
 	}
-	return &store.PostgresConfig{URL: d.URL(Role(ws), d.Name), Blobs: filepath.Join(dir, "blobs")}
+	return &store.PostgresConfig{URL: s.URL(Role(ws), name), Blobs: filepath.Join(dir, "blobs")}
 }
 
 func nameOf(dir string) string {
@@ -142,12 +143,19 @@ type Server struct {
 	mu     sync.Mutex
 	proc   *exec.Cmd
 	ended  chan struct{}
-	seeded map[string]bool
+	boss   map[string]*sql.DB // databases, each with a superuser's connection once it is used
+	copied map[string]string  // the database that others are copied from, by their workspaces
+	drops  bool               // it outlives a test, whose databases are then dropped
+	over   []string           // those to drop
 }
 
 var shared = sync.OnceValues(func() (*Server, error) {
 	running.Store(true)
-	return start(context.Background())
+	s, err := start(context.Background(), memory())
+	if err == nil {
+		s.drops = true
+	}
+	return s, err
 })
 
 // Main runs a package's tests and removes the server that they shared.
@@ -183,7 +191,7 @@ func Postgres(t testing.TB) *Server {
 // Own returns a server that this test may crash.
 func Own(t testing.TB) *Server {
 	t.Helper()
-	s, err := start(context.Background())
+	s, err := start(context.Background(), "")
 	if errors.Is(err, errNone) {
 		t.Skip(err)
 	}
@@ -195,21 +203,22 @@ func Own(t testing.TB) *Server {
 }
 
 // Start starts a server for a program that is no Go test. Stop it with Stop.
-func Start(ctx context.Context) (*Server, error) { return start(ctx) }
+func Start(ctx context.Context) (*Server, error) { return start(ctx, "") }
 
 // Stop ends the server and removes it.
 func (s *Server) Stop() error { return errors.Join(s.stop(), os.RemoveAll(s.dir)) }
 
-func start(ctx context.Context) (*Server, error) {
+// start starts one in a new directory below a given one, or the usual one for "".
+func start(ctx context.Context, below string) (*Server, error) {
 	bin, err := programs()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "pg") // short: the path of a socket has 107 bytes
+	dir, err := os.MkdirTemp(below, "pg") // short: the path of a socket has 107 bytes
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, bin: bin, attr: &syscall.SysProcAttr{}, seeded: map[string]bool{}}
+	s := &Server{dir: dir, bin: bin, attr: &syscall.SysProcAttr{}, boss: map[string]*sql.DB{}, copied: map[string]string{}}
 	if os.Getuid() == 0 { // PostgreSQL refuses root
 		u, err := user.Lookup("postgres")
 		if err != nil {
@@ -258,7 +267,7 @@ func (s *Server) command(ctx context.Context, name string, args ...string) *exec
 
 // up starts the server and waits until it answers.
 func (s *Server) up(ctx context.Context) error {
-	c := s.command(ctx, "postgres", "-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=", "-c", "max_connections=60")
+	c := s.command(ctx, "postgres", "-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=", "-c", "max_connections=100", "-c", "max_wal_size=128MB")
 	attr := *s.attr
 	dieWithParent(&attr)
 	c.SysProcAttr = &attr
@@ -283,7 +292,7 @@ func (s *Server) up(ctx context.Context) error {
 		return err
 	}
 	defer db.Close() //nolint:errcheck // only asked whether it answers
-	until := time.After(30 * time.Second)
+	until := time.After(2 * time.Minute)
 	for {
 		if err = db.PingContext(ctx); err == nil {
 			return nil
@@ -356,34 +365,107 @@ func Role(ws host.Workspace) string { return "monroe_" + string(ws) }
 // workspaces when it is asked for first.
 func (s *Server) Database(t testing.TB, name string, all ...host.Workspace) *Database {
 	t.Helper()
-	ctx := context.Background()
-	d := &Database{Server: s, Name: name}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+	err := s.need(t, name, all)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if !s.seeded[name] {
-		boss, err := sql.Open("pgx", s.url("boss", "postgres"))
-		must(err)
-		_, err = boss.ExecContext(ctx, `CREATE DATABASE `+name)
-		must(err)
-		must(boss.Close())
-		for _, ws := range all {
-			must(store.Provision(ctx, store.PostgresConfig{URL: s.URL("boss", name)}, ws, Role(ws)))
-		}
-		s.seeded[name] = true
+	d := &Database{Server: s, Name: name}
+	if d.Admin, err = s.connect(name); err != nil {
+		t.Fatal(err)
 	}
-	var err error
-	d.Admin, err = sql.Open("pgx", s.url("boss", name))
-	must(err)
 	d.Admin.SetMaxOpenConns(2)
-	d.Admin.SetMaxIdleConns(-1) // a test may have many databases, and the server has 60 connections
+	d.Admin.SetMaxIdleConns(-1) // a test may have many databases, and the server has 100 connections
 	t.Cleanup(func() { _ = d.Admin.Close() })
 	return d
+}
+
+func (s *Server) connect(name string) (*sql.DB, error) { return sql.Open("pgx", s.url("boss", name)) }
+
+// need makes a database that is not there, as a copy of the one that was provisioned for
+// the same workspaces: that costs a tenth of the migrations. After the test it is dropped.
+func (s *Server) need(t testing.TB, name string, all []host.Workspace) error {
+	if _, there := s.boss[name]; there {
+		return nil
+	}
+	key := fmt.Sprint(all)
+	if s.copied[key] == "" {
+		from := fmt.Sprintf("copied_%d", len(s.copied))
+		if err := s.run("postgres", `CREATE DATABASE `+from); err != nil {
+			return err
+		}
+		for _, ws := range all {
+			if err := store.Provision(context.Background(), store.PostgresConfig{URL: s.URL("boss", from)}, ws, Role(ws)); err != nil {
+				return err
+			}
+		}
+		s.copied[key] = from
+	}
+	if err := s.run("postgres", `CREATE DATABASE `+name+` TEMPLATE `+s.copied[key]); err != nil {
+		return err
+	}
+	s.boss[name] = nil
+	t.Cleanup(func() { s.drop(t, name) })
+	return nil
+}
+
+// free makes a database that is not there; if it is, whoever holds its lease holds it no
+// longer.
+func (s *Server) free(t testing.TB, name string, ws host.Workspace) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, there := s.boss[name]; !there {
+		return s.need(t, name, []host.Workspace{ws})
+	}
+	return s.run(name, `UPDATE monroe.lease SET expires_at = 0`)
+}
+
+// run runs a statement of the superuser's, over a connection that stays: a new one is a
+// process more, which costs more than most statements.
+func (s *Server) run(name, query string) (err error) {
+	db := s.boss[name]
+	if db == nil {
+		if db, err = s.connect(name); err != nil {
+			return err
+		}
+		db.SetMaxOpenConns(1)
+		s.boss[name] = db
+	}
+	_, err = db.ExecContext(context.Background(), query)
+	return err
+}
+
+// Drop drops what Open made in a directory before its test is over, for one that makes
+// many. Its store is closed.
+func Drop(t testing.TB, dir string) {
+	t.Helper()
+	if os.Getenv(Switch) != "" {
+		Postgres(t).drop(t, nameOf(dir))
+	}
+}
+
+// drop gives a database's connection back, and its room later: the server waits a tenth of
+// a second where the processes of the last connections are about to end.
+func (s *Server) drop(t testing.TB, name string) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	db, there := s.boss[name]
+	if !there {
+		return
+	}
+	delete(s.boss, name)
+	if db != nil {
+		_ = db.Close()
+	}
+	if s.over = append(s.over, name); len(s.over) <= 8 || !s.drops {
+		return
+	}
+	if err := s.run("postgres", `DROP DATABASE `+s.over[0]+` WITH (FORCE)`); err != nil {
+		t.Error(err)
+	}
+	s.over = s.over[1:]
 }
 
 // Open opens a workspace as its role.

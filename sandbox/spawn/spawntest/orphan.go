@@ -15,7 +15,7 @@ import (
 
 // DiesWithParent starts this test's program once more with env, to be a daemon that prints the
 // number of a process that it started and then waits. It kills the daemon; an error says that
-// the process lived on for ten seconds, and it is killed then. look, if there is one, sees the
+// the process lived on for a minute, and it is killed then. look, if there is one, sees the
 // process before.
 func DiesWithParent(ctx context.Context, look func(pid int), env ...string) error {
 	daemon := exec.CommandContext(ctx, os.Args[0])
@@ -39,7 +39,7 @@ func DiesWithParent(ctx context.Context, look func(pid int), env ...string) erro
 		return err
 	}
 	_ = daemon.Wait() // it was killed
-	for until := time.Now().Add(10 * time.Second); !gone(pid); runtime.Gosched() {
+	for until := time.Now().Add(time.Minute); !gone(pid); runtime.Gosched() {
 		if time.Now().After(until) {
 			p, _ := os.FindProcess(pid)
 			return errors.Join(fmt.Errorf("the process %d outlived its daemon", pid), p.Kill())

@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package storetest
+
+func memory() string { return "" }
