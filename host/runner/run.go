@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -322,7 +323,7 @@ func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
 		_ = w.Close() // nobody reads what it would say
 		r.leave(d)
 	}
-	s := &serving{r: r, p: p, w: w}
+	s := &serving{r: r, p: p, w: w, from: wire.NewReader(w, 4<<10)}
 	return s.serve(ctx)
 }
 
@@ -417,8 +418,9 @@ type serving struct {
 	r    *Runner
 	p    *prepared
 	w    Worker
-	seen uint32 // recorded answers that the guest has asked for
-	next uint32 // number of the next live call
+	from *wire.Reader // w
+	seen uint32       // recorded answers that the guest has asked for
+	next uint32       // number of the next live call
 	logs int
 }
 
@@ -453,10 +455,14 @@ func ignoreGone(pushErr, err error) error {
 func gone(err error) error { return fmt.Errorf("%w: %w", errGone, err) }
 
 func (s *serving) push(past []*journal.Answer) error {
+	w := bufio.NewWriterSize(s.w, 16<<10)
 	for i, a := range past {
-		if err := wire.WriteFrame(s.w, wire.KindPast, wire.AppendReply(nil, uint32(i)+1, a.At.UnixNano()), a.Reply); err != nil {
+		if err := wire.WriteFrame(w, wire.KindPast, wire.AppendReply(nil, uint32(i)+1, a.At.UnixNano()), a.Reply); err != nil {
 			return gone(err)
 		}
+	}
+	if err := w.Flush(); err != nil {
+		return gone(err)
 	}
 	return nil
 }
@@ -464,7 +470,7 @@ func (s *serving) push(past []*journal.Answer) error {
 // frames answers the worker until it is done.
 func (s *serving) frames(ctx context.Context) error {
 	for {
-		k, payload, err := wire.ReadFrame(s.w, wire.KindSeen, wire.KindCall, wire.KindLog, wire.KindDone, wire.KindFault)
+		k, payload, err := s.from.Frame(wire.KindSeen, wire.KindCall, wire.KindLog, wire.KindDone, wire.KindFault)
 		if err != nil {
 			if errors.Is(err, wire.ErrProtocol) || errors.Is(err, wire.ErrTooLarge) {
 				return &fault{wire.Fault{Code: wire.FaultInternal, Message: "the worker broke the protocol: " + err.Error()}}
