@@ -2,6 +2,7 @@ package abi
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -28,10 +29,12 @@ var ErrNotCanonical = errors.New("not acceptable JSON")
 // surrogates, numbers that are not integers within ±MaxSafeInteger, minus zero,
 // nesting beyond MaxDepth, and anything after the value. The result does not
 // share memory with in.
-func Canonical(in []byte) ([]byte, error) {
+func Canonical(in []byte) ([]byte, error) { return appendCanonical(make([]byte, 0, len(in)), in) }
+
+func appendCanonical(out, in []byte) ([]byte, error) {
 	p := &jsonReader{in: in}
 	p.space()
-	out, err := p.value(make([]byte, 0, len(in)), 0)
+	out, err := p.value(out, 0)
 	if err == nil {
 		p.space()
 		if p.at != len(in) {
@@ -54,19 +57,18 @@ func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 // identified by its canonical form, so that a guest may reorder keys; anything
 // else by its bytes. The two can never coincide.
 func Fingerprint(request []byte) Digest {
-	canon, err := Canonical(request)
-	return fingerprint(request, canon, err)
+	fp, _, _ := fingerprint(request)
+	return fp
 }
 
-func fingerprint(request, canon []byte, err error) Digest {
-	tag, body := "monroe/request/canonical\x00", canon
+// fingerprint is Fingerprint together with Canonical.
+func fingerprint(request []byte) (fp Digest, canon []byte, err error) {
+	const canonical, raw = "monroe/request/canonical\x00", "monroe/request/raw\x00"
+	out, err := appendCanonical(append(make([]byte, 0, len(canonical)+len(request)), canonical...), request)
 	if err != nil {
-		tag, body = "monroe/request/raw\x00", request
+		return sha256.Sum256(append([]byte(raw), request...)), nil, err
 	}
-	h := sha256.New()
-	h.Write([]byte(tag))
-	h.Write(body)
-	return Digest(h.Sum(nil))
+	return sha256.Sum256(out), out[len(canonical):], nil
 }
 
 type jsonReader struct {
@@ -145,12 +147,17 @@ func (p *jsonReader) array(out []byte, depth int) ([]byte, error) {
 	}
 }
 
+// member is one of an object: its key, and where it lies in the output.
+type member struct {
+	key      []byte
+	from, to int
+}
+
 func (p *jsonReader) object(out []byte, depth int) ([]byte, error) {
-	type member struct {
-		key   []uint16
-		bytes []byte // key, colon and value in canonical form
-	}
-	var members []member
+	var few [8]member // most objects have no more
+	members, sorted := few[:0], true
+	out = append(out, '{')
+	first := len(out)
 	p.at++
 	p.space()
 	for closed := p.peek() == '}'; !closed; {
@@ -167,11 +174,16 @@ func (p *jsonReader) object(out []byte, depth int) ([]byte, error) {
 		}
 		p.at++
 		p.space()
-		b, err := p.value(append(appendString(nil, key), ':'), depth+1)
-		if err != nil {
+		if n := len(members); n > 0 {
+			out = append(out, ',')
+			sorted = sorted && compareKeys(members[n-1].key, key) < 0
+		}
+		m := member{key: key, from: len(out)}
+		if out, err = p.value(append(appendString(out, key), ':'), depth+1); err != nil {
 			return nil, err
 		}
-		members = append(members, member{utf16.Encode([]rune(key)), b})
+		m.to = len(out)
+		members = append(members, m)
 		p.space()
 		switch p.peek() {
 		case ',':
@@ -184,18 +196,41 @@ func (p *jsonReader) object(out []byte, depth int) ([]byte, error) {
 		}
 	}
 	p.at++
-	slices.SortFunc(members, func(a, b member) int { return slices.Compare(a.key, b.key) })
-	out = append(out, '{')
+	if sorted { // as the canonical form is itself
+		return append(out, '}'), nil
+	}
+	slices.SortFunc(members, func(a, b member) int { return compareKeys(a.key, b.key) })
+	as := bytes.Clone(out[first:])
+	out = out[:first]
 	for i, m := range members {
 		if i > 0 {
-			if slices.Equal(m.key, members[i-1].key) {
-				return nil, p.fail("the key %q occurs twice", string(utf16.Decode(m.key)))
+			if bytes.Equal(m.key, members[i-1].key) {
+				return nil, p.fail("the key %q occurs twice", m.key)
 			}
 			out = append(out, ',')
 		}
-		out = append(out, m.bytes...)
+		out = append(out, as[m.from-first:m.to-first]...)
 	}
 	return append(out, '}'), nil
+}
+
+// compareKeys is the order of RFC 8785: that of UTF-16, where what UTF-8 begins with EE
+// or EF comes after all that takes two units.
+func compareKeys(a, b []byte) int {
+	i, most := 0, min(len(a), len(b))
+	for i < most && a[i] == b[i] {
+		i++
+	}
+	if i == most {
+		return cmp.Compare(len(a), len(b))
+	}
+	rank := func(c byte) byte {
+		if c == 0xEE || c == 0xEF {
+			return c + 0x10
+		}
+		return c
+	}
+	return cmp.Compare(rank(a[i]), rank(b[i]))
 }
 
 func (p *jsonReader) number(out []byte) ([]byte, error) {
@@ -221,42 +256,51 @@ func (p *jsonReader) number(out []byte) ([]byte, error) {
 	return append(out, text...), nil
 }
 
-// str reads a string literal; the cursor is at its opening quote.
-func (p *jsonReader) str() (string, error) {
+// str reads a string literal; the cursor is at its opening quote. What it returns may
+// be a part of the input.
+func (p *jsonReader) str() ([]byte, error) {
 	p.at++
-	var s []byte
+	s := p.plain()
+	if p.peek() != '"' {
+		s = bytes.Clone(s)
+	}
 	for {
 		if p.at >= len(p.in) {
-			return "", p.fail("a string is cut off")
+			return nil, p.fail("a string is cut off")
 		}
 		c := p.in[p.at]
 		switch {
 		case c == '"':
 			p.at++
-			return string(s), nil
+			return s, nil
 		case c < 0x20:
-			return "", p.fail("a control character in a string")
+			return nil, p.fail("a control character in a string")
 		case c == '\\':
 			r, err := p.escape()
 			if err != nil {
-				return "", err
+				return nil, err
 			}
 			s = utf8.AppendRune(s, r)
-		case c < utf8.RuneSelf: // the common case, taken in one piece
-			from := p.at
-			for p.at < len(p.in) && p.in[p.at] >= 0x20 && p.in[p.at] < utf8.RuneSelf && p.in[p.at] != '"' && p.in[p.at] != '\\' {
-				p.at++
-			}
-			s = append(s, p.in[from:p.at]...)
+		case c < utf8.RuneSelf:
+			s = append(s, p.plain()...)
 		default:
 			r, n := utf8.DecodeRune(p.in[p.at:])
 			if r == utf8.RuneError && n == 1 {
-				return "", p.fail("invalid UTF-8")
+				return nil, p.fail("invalid UTF-8")
 			}
 			s = append(s, p.in[p.at:p.at+n]...)
 			p.at += n
 		}
 	}
+}
+
+// plain takes what stands for itself, the common case, in one piece.
+func (p *jsonReader) plain() []byte {
+	from := p.at
+	for p.at < len(p.in) && p.in[p.at] >= 0x20 && p.in[p.at] < utf8.RuneSelf && p.in[p.at] != '"' && p.in[p.at] != '\\' {
+		p.at++
+	}
+	return p.in[from:p.at:p.at]
 }
 
 var simpleEscapes = map[byte]rune{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
@@ -304,11 +348,11 @@ func (p *jsonReader) hex4() (rune, error) {
 }
 
 // appendString writes s with the escapes of RFC 8785 section 3.2.2.2.
-func appendString(out []byte, s string) []byte {
+func appendString(out, s []byte) []byte {
 	const hex = "0123456789abcdef"
 	out = append(out, '"')
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; c {
+	for _, c := range s {
+		switch c {
 		case '"', '\\':
 			out = append(out, '\\', c)
 		case '\b':

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -98,6 +99,23 @@ func TestFingerprint(t *testing.T) {
 	// Fixed for good: journals hold it.
 	if got := abi.Fingerprint([]byte(`{"op":"host.describe","v":1,"args":{}}`)).String(); got != "73fa4743b6b10d971e9e68f0ecb5487bf4660ccfd1e4937330d896b040b81fcb" {
 		t.Errorf("the fingerprint of the vector is %s", got)
+	}
+}
+
+// A replay takes the fingerprint of every request again.
+func TestAFingerprintIsCheap(t *testing.T) {
+	request := []byte(`{"args":{"messages":[{"content":"hello","role":"user"}],"model":"m"},"op":"llm.chat","v":1}`)
+	if n := testing.AllocsPerRun(100, func() { abi.Fingerprint(request) }); n != 1 {
+		t.Errorf("%v allocations for a request that is canonical", n)
+	}
+	// And what has to be put into order costs what it has, not what lies before it.
+	many := []byte("[" + strings.Repeat(`{"b":1,"a":1},`, abi.MaxRequest/14-1) + "0]")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	abi.Fingerprint(many)
+	runtime.ReadMemStats(&after)
+	if grew := after.TotalAlloc - before.TotalAlloc; grew > 6*uint64(len(many)) {
+		t.Errorf("%d bytes for a request of %d", grew, len(many))
 	}
 }
 

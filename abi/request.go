@@ -62,8 +62,7 @@ func DecodeRequest(b []byte) (*Request, *Denial) {
 
 // ReadRequest is DecodeRequest together with Fingerprint, for whoever needs both.
 func ReadRequest(b []byte) (Digest, *Request, *Denial) {
-	canon, err := Canonical(b)
-	fp := fingerprint(b, canon, err)
+	fp, canon, err := fingerprint(b)
 	if len(b) > MaxRequest {
 		return fp, nil, Deny(TooLarge, fmt.Sprintf("the request has %d bytes, at most %d are allowed", len(b), MaxRequest), "send less in one call")
 	}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 
@@ -30,8 +31,8 @@ type Config struct {
 	Seed   [32]byte   // of the stream behind WASI randomness
 	TimeNS int64      // the WASI clock at the start, since 1970
 	Input  []byte     // the run's input; not copied, not changed
-	// Call answers one request, which is the callee's to keep. The reply is the
-	// Host's to keep; at moves the WASI clock. An error ends the guest; a refusal is a
+	// Call answers one request, which is the callee's to keep. The reply is only valid
+	// until the next call; at moves the WASI clock. An error ends the guest; a refusal is a
 	// reply, not an error.
 	Call func(request []byte) (reply []byte, at int64, err error)
 	// Log takes what the guest prints, abi.MaxLog bytes in total; text is only
@@ -171,7 +172,7 @@ func (h *Host) park(reply []byte) (uint32, error) {
 	}
 	id := h.next
 	h.next++ // at most Limits.Calls times, so it cannot wrap
-	h.parked[id] = &parked{rest: reply, size: len(reply)}
+	h.parked[id] = &parked{rest: bytes.Clone(reply), size: len(reply)}
 	h.held += len(reply)
 	return id, nil
 }

@@ -42,11 +42,13 @@
 package wire
 
 import (
+	"bufio"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -105,7 +107,8 @@ var (
 )
 
 // WriteFrame writes one frame in one Write. The payload is given in parts, so
-// that a header need not be joined with a large body beforehand.
+// that a header need not be joined with a large body beforehand. A frame that fits into
+// what a bufio.Writer has left is made there.
 func WriteFrame(w io.Writer, k Kind, parts ...[]byte) error {
 	n := 0
 	for _, p := range parts {
@@ -114,9 +117,13 @@ func WriteFrame(w io.Writer, k Kind, parts ...[]byte) error {
 	if most, ok := limit[k]; !ok || n > most {
 		return fmt.Errorf("%w: kind %d with %d bytes", ErrTooLarge, k, n)
 	}
-	b := make([]byte, 5, 5+n)
-	binary.LittleEndian.PutUint32(b, uint32(n+1))
-	b[4] = byte(k)
+	var b []byte
+	if w, ok := w.(*bufio.Writer); ok && 5+n <= w.Available() {
+		b = w.AvailableBuffer()
+	} else {
+		b = make([]byte, 0, 5+n)
+	}
+	b = append(binary.LittleEndian.AppendUint32(b, uint32(n+1)), byte(k))
 	for _, p := range parts {
 		b = append(b, p...)
 	}
@@ -128,7 +135,37 @@ func WriteFrame(w io.Writer, k Kind, parts ...[]byte) error {
 // another is an error before its payload is read. The payload is the caller's.
 // io.EOF means the peer closed between frames.
 func ReadFrame(r io.Reader, allowed ...Kind) (Kind, []byte, error) {
-	var h [5]byte
+	return readFrame(r, new([5]byte), func(n int) []byte { return make([]byte, n) }, allowed)
+}
+
+// A Reader reads frames ahead and into memory that they share: a payload is overwritten
+// by the next frame.
+type Reader struct {
+	r   *bufio.Reader
+	h   [5]byte
+	mem []byte
+}
+
+// maxShared is up to which size a payload has no memory of its own.
+const maxShared = 16 << 10
+
+// NewReader returns a Reader that asks r for up to size bytes at once.
+func NewReader(r io.Reader, size int) *Reader { return &Reader{r: bufio.NewReaderSize(r, size)} }
+
+// Frame is ReadFrame.
+func (r *Reader) Frame(allowed ...Kind) (Kind, []byte, error) {
+	return readFrame(r.r, &r.h, r.room, allowed)
+}
+
+func (r *Reader) room(n int) []byte {
+	if n > maxShared {
+		return make([]byte, n)
+	}
+	r.mem = slices.Grow(r.mem[:0], n)[:n]
+	return r.mem
+}
+
+func readFrame(r io.Reader, h *[5]byte, room func(int) []byte, allowed []Kind) (Kind, []byte, error) {
 	if _, err := io.ReadFull(r, h[:1]); err != nil {
 		return 0, nil, err
 	}
@@ -136,26 +173,17 @@ func ReadFrame(r io.Reader, allowed ...Kind) (Kind, []byte, error) {
 		return 0, nil, noEOF(err)
 	}
 	n, k := binary.LittleEndian.Uint32(h[:]), Kind(h[4])
-	if !contains(allowed, k) {
+	if !slices.Contains(allowed, k) {
 		return 0, nil, fmt.Errorf("%w: unexpected frame kind %d", ErrProtocol, k)
 	}
 	if n < 1 || uint64(n-1) > uint64(limit[k]) {
 		return 0, nil, fmt.Errorf("%w: kind %d announces %d bytes", ErrTooLarge, k, n)
 	}
-	p := make([]byte, n-1)
+	p := room(int(n - 1))
 	if _, err := io.ReadFull(r, p); err != nil {
 		return 0, nil, noEOF(err)
 	}
 	return k, p, nil
-}
-
-func contains(ks []Kind, k Kind) bool {
-	for _, x := range ks {
-		if x == k {
-			return true
-		}
-	}
-	return false
 }
 
 func noEOF(err error) error {

@@ -1,6 +1,7 @@
 package wire_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -28,11 +29,58 @@ func TestFramesRoundTrip(t *testing.T) {
 			if err := wire.WriteFrame(&b, k, payload[:len(payload)/2], payload[len(payload)/2:]); err != nil {
 				t.Fatal(err)
 			}
+			written := bytes.Clone(b.Bytes())
 			got, back, err := wire.ReadFrame(iotest.OneByteReader(&b), k)
 			if err != nil || got != k || !bytes.Equal(back, payload) {
 				t.Errorf("kind %d: got kind %d, %q, %v", k, got, back, err)
 			}
+			w := bufio.NewWriterSize(&b, 24) // some frames fit into it and some do not
+			for range 3 {
+				if err := wire.WriteFrame(w, k, payload); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Flush(); err != nil || !bytes.Equal(b.Bytes(), bytes.Repeat(written, 3)) {
+				t.Errorf("kind %d: %x, three times %x was written, %v", k, b.Bytes(), written, err)
+			}
 		}
+	}
+}
+
+// A Reader gives what ReadFrame gives, frame after frame, and small payloads cost it no
+// memory of their own.
+func TestAReaderSharesItsMemory(t *testing.T) {
+	var b bytes.Buffer
+	sizes := []int{0, 3, 100, 40 << 10, 1, 16 << 10, 0, 20}
+	write := func() {
+		for i, n := range sizes {
+			if err := wire.WriteFrame(&b, wire.KindInput, bytes.Repeat([]byte{byte('a' + i)}, n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write()
+	r := wire.NewReader(iotest.HalfReader(&b), 4096)
+	for i, n := range sizes {
+		k, p, err := r.Frame(wire.KindInput)
+		if err != nil || k != wire.KindInput || !bytes.Equal(p, bytes.Repeat([]byte{byte('a' + i)}, n)) {
+			t.Fatalf("frame %d: kind %d, %d bytes, %v", i, k, len(p), err)
+		}
+	}
+	if _, _, err := r.Frame(wire.KindInput); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last: %v", err)
+	}
+	for range 20 {
+		write()
+	}
+	if sizes, allocs := len(sizes), testing.AllocsPerRun(10, func() {
+		for range sizes {
+			if _, _, err := r.Frame(wire.KindInput); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}); allocs != 1 { // for the large one
+		t.Errorf("%d frames cost %v allocations", sizes, allocs)
 	}
 }
 
@@ -61,7 +109,11 @@ func TestHostilePeer(t *testing.T) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		k, p, err := wire.ReadFrame(bytes.NewReader(c.bytes), wire.KindSeen)
+		k2, p2, err2 := wire.NewReader(bytes.NewReader(c.bytes), 64).Frame(wire.KindSeen)
 		runtime.ReadMemStats(&after)
+		if k2 != 0 || p2 != nil || !errors.Is(err2, c.want) {
+			t.Errorf("%s: a Reader gives kind %d, %q, %v; want %v", c.name, k2, p2, err2, c.want)
+		}
 		if k != 0 || p != nil || !errors.Is(err, c.want) {
 			t.Errorf("%s: kind %d, %q, %v; want %v", c.name, k, p, err, c.want)
 		}

@@ -122,13 +122,9 @@ func (s *Session) restore(a *journal.Answer) Reply {
 	return Reply{Bytes: a.Reply, At: a.At}
 }
 
-// Restore replays what the worker was fed ahead of its calls: the labels of all
-// answers that it now holds.
-func (s *Session) Restore(answers []*journal.Answer) {
-	for _, a := range answers {
-		s.restore(a)
-	}
-}
+// Restore replays an answer that the worker was fed ahead of its call: it holds what
+// the answer's label says.
+func (s *Session) Restore(a *journal.Answer) { s.restore(a) }
 
 func (s *Session) emit(e host.Event) {
 	s.progress.Lock()

@@ -93,6 +93,47 @@ func TestACallKeepsLittleBesideItsAnswer(t *testing.T) {
 	runtime.KeepAlive(again)
 }
 
+// Law 1 holds for what was let go as well: it is answered again by a log that is opened
+// anew, and in this one it is nothing else than an error.
+func TestWhatWasLetGoIsNotAnsweredOtherwise(t *testing.T) {
+	f := newFixture(t)
+	log, err := journal.Open(&f.row, f.key, f.recs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fp := described(t).Fingerprint
+	for i := range 3 {
+		if err := log.Add(journal.Value, journal.Part(4, i), now, described(t), label.Clean()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.describe(t, log, 4, 3)
+	log.LetGo(5)
+	log.LetGo(4) // changes nothing
+	for _, n := range []uint32{1, 2, 3, 4, 5, journal.Part(4, 0), journal.Part(4, 2), journal.Part(5, 0)} {
+		if e, err := log.Recall(n, fp); e != nil || err == nil || errors.Is(err, journal.ErrDiverged) {
+			t.Errorf("call %d: %+v, %v", n, e, err)
+		}
+	}
+	if e, err := log.Recall(6, fp); err != nil || e.Answer == nil {
+		t.Errorf("the call after: %+v, %v", e, err)
+	}
+	if e, err := log.Recall(7, fp); e != nil || err != nil {
+		t.Errorf("the next call: %+v, %v", e, err)
+	}
+	if list := log.Entries(); len(list) != 1 || log.Same(fp) != 6 {
+		t.Errorf("%d entries, %d alike", len(list), log.Same(fp))
+	}
+	f.load(t)
+	again, err := load(t, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := again.Recall(5, fp); err != nil || e.Answer == nil {
+		t.Errorf("opened anew: %+v, %v", e, err)
+	}
+}
+
 func heap() int64 {
 	for range 3 { // pools keep what they hold for two
 		runtime.GC()

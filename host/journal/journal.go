@@ -108,6 +108,7 @@ type Log struct {
 	chain   abi.Digest
 	calls   uint32 // the highest call number seen
 	entries map[uint32]*Entry
+	gone    uint32 // calls that were let go, from the first on
 
 	segment *Segment // nil for the first
 	first   int64    // sequence number that the segment begins with
@@ -205,6 +206,9 @@ func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
 	if Guest(call) <= l.Base() {
 		return nil, fmt.Errorf("%w: call %d came, the segment begins after call %d", ErrDiverged, call, l.Base())
 	}
+	if Guest(call) <= l.gone {
+		return nil, fmt.Errorf("journal: call %d came again, and its answer was let go", call)
+	}
 	if e == nil {
 		if Guest(call) != l.calls+1 {
 			return nil, fmt.Errorf("%w: call %d came, the journal ends at call %d", ErrDiverged, call, l.calls)
@@ -215,6 +219,19 @@ func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
 		return nil, fmt.Errorf("%w: recorded %s (%s) at call %d, got %s", ErrDiverged, e.what(), e.Fingerprint, call, fp)
 	}
 	return e, nil
+}
+
+// LetGo drops the calls up to and including call n of the guest, which has their answers
+// for good: a run makes tens of thousands. Who asks for one of them opens the journal
+// anew; here it is an error, so that nothing else is answered.
+func (l *Log) LetGo(n uint32) {
+	kept := map[uint32]*Entry{}
+	for call, e := range l.entries {
+		if Guest(call) > n {
+			kept[call] = e
+		}
+	}
+	l.entries, l.gone = kept, max(l.gone, n)
 }
 
 // Answered returns the answers of the calls that a replay can be fed with: all from
@@ -229,7 +246,8 @@ func (l *Log) Answered() (list []*Answer) {
 // Same is how many calls of the run, parts of batches included, had this fingerprint.
 func (l *Log) Same(fp abi.Digest) int { return l.same[fp] }
 
-// Entries returns every call in order, the parts of a batch before the batch.
+// Entries returns every call in order, the parts of a batch before the batch. What was
+// let go is not among them.
 func (l *Log) Entries() []*Entry {
 	list := slices.Collect(maps.Values(l.entries))
 	slices.SortFunc(list, func(a, b *Entry) int {

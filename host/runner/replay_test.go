@@ -1,6 +1,7 @@
 package runner_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"net"
@@ -103,6 +104,53 @@ func TestReplay(t *testing.T) {
 				t.Errorf("result %s", v.Result)
 			}
 		})
+	}
+}
+
+// TestAReplayMovesManyFramesAtOnce counts what a replay asks of the socket: each move is
+// a system call, and a frame needs few of them.
+func TestAReplayMovesManyFramesAtOnce(t *testing.T) {
+	const calls, most = 300, 40
+	parks := func(c net.Conn) {
+		open(c)
+		for n := range uint32(calls) {
+			call(c, n+1, now)
+		}
+		call(c, calls+1, sleep)
+	}
+	s := &fakeSpawner{}
+	replays := func(c net.Conn) {
+		open(c)
+		s.moves.Store(0)
+		past(c, calls)
+		w := bufio.NewWriterSize(c, 64<<10)
+		fp := abi.Fingerprint([]byte(now))
+		for n := range uint32(calls) {
+			_ = wire.WriteFrame(w, wire.KindSeen, wire.AppendCall(nil, n+1), fp[:])
+		}
+		_ = w.Flush()
+		call(c, calls+1, sleep)
+		if moves := s.moves.Load(); moves > most {
+			t.Errorf("%d recorded answers took %d reads and writes", calls, moves)
+		}
+		done(c)
+	}
+	s.scripts = []script{parks, replays}
+	var ahead atomic.Int64
+	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	b.push(t, strings.Replace(manifest, `"calls":5`, `"calls":1000`, 1))
+	r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+	ahead.Store(int64(2 * time.Hour))
+	if err := b.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, r.ID, func(host.RunState) bool { return false })
+	if v := b.view(t, r.ID); v.State != host.StateSucceeded {
+		t.Error(v.State, v.Failure)
 	}
 }
 

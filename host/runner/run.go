@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -322,7 +323,7 @@ func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
 		_ = w.Close() // nobody reads what it would say
 		r.leave(d)
 	}
-	s := &serving{r: r, p: p, w: w}
+	s := &serving{r: r, p: p, w: w, from: wire.NewReader(w, 4<<10)}
 	return s.serve(ctx)
 }
 
@@ -417,15 +418,18 @@ type serving struct {
 	r    *Runner
 	p    *prepared
 	w    Worker
-	seen uint32 // recorded answers that the guest has asked for
-	next uint32 // number of the next live call
+	from *wire.Reader // w
+	past uint32       // recorded answers
+	seen uint32       // those that the guest has asked for
+	next uint32       // number of the next live call
 	logs int
 }
 
 func (s *serving) serve(ctx context.Context) error {
 	past := s.p.past
-	s.next = uint32(len(past)) + 1
-	start := wire.Start{Limits: s.p.start.Limits, Seed: s.p.start.Seed, TimeNS: s.p.start.TimeNS, Past: uint32(len(past))}
+	s.p.past, s.past = nil, uint32(len(past)) // the log has them, until it lets go of them
+	s.next = s.past + 1
+	start := wire.Start{Limits: s.p.start.Limits, Seed: s.p.start.Seed, TimeNS: s.p.start.TimeNS, Past: s.past}
 	if err := wire.WriteFrame(s.w, wire.KindStart, wire.EncodeJSON(start)); err != nil {
 		return gone(err)
 	}
@@ -453,10 +457,14 @@ func ignoreGone(pushErr, err error) error {
 func gone(err error) error { return fmt.Errorf("%w: %w", errGone, err) }
 
 func (s *serving) push(past []*journal.Answer) error {
+	w := bufio.NewWriterSize(s.w, 16<<10)
 	for i, a := range past {
-		if err := wire.WriteFrame(s.w, wire.KindPast, wire.AppendReply(nil, uint32(i)+1, a.At.UnixNano()), a.Reply); err != nil {
+		if err := wire.WriteFrame(w, wire.KindPast, wire.AppendReply(nil, uint32(i)+1, a.At.UnixNano()), a.Reply); err != nil {
 			return gone(err)
 		}
+	}
+	if err := w.Flush(); err != nil {
+		return gone(err)
 	}
 	return nil
 }
@@ -464,7 +472,7 @@ func (s *serving) push(past []*journal.Answer) error {
 // frames answers the worker until it is done.
 func (s *serving) frames(ctx context.Context) error {
 	for {
-		k, payload, err := wire.ReadFrame(s.w, wire.KindSeen, wire.KindCall, wire.KindLog, wire.KindDone, wire.KindFault)
+		k, payload, err := s.from.Frame(wire.KindSeen, wire.KindCall, wire.KindLog, wire.KindDone, wire.KindFault)
 		if err != nil {
 			if errors.Is(err, wire.ErrProtocol) || errors.Is(err, wire.ErrTooLarge) {
 				return &fault{wire.Fault{Code: wire.FaultInternal, Message: "the worker broke the protocol: " + err.Error()}}
@@ -506,14 +514,15 @@ func (s *serving) onSeen(payload []byte) error {
 	if err != nil {
 		return protocol("%v", err)
 	}
-	if seq != s.seen+1 || int(seq) > len(s.p.past) {
-		return protocol("it saw recorded answer %d after %d of %d", seq, s.seen, len(s.p.past))
+	if seq != s.seen+1 || seq > s.past {
+		return protocol("it saw recorded answer %d after %d of %d", seq, s.seen, s.past)
 	}
-	if _, err := s.p.session.Log.Recall(s.p.base+seq, fp); err != nil {
+	e, err := s.p.session.Log.Recall(s.p.base+seq, fp)
+	if err != nil {
 		return err
 	}
 	s.seen = seq
-	s.p.session.Restore(s.p.past[seq-1 : seq])
+	s.p.session.Restore(e.Answer)
 	return nil
 }
 
@@ -522,8 +531,8 @@ func (s *serving) onCall(ctx context.Context, payload []byte) error {
 	if err != nil {
 		return protocol("%v", err)
 	}
-	if int(s.seen) != len(s.p.past) {
-		return fmt.Errorf("%w: a live call came after %d of %d recorded ones", journal.ErrDiverged, s.seen, len(s.p.past))
+	if s.seen != s.past {
+		return fmt.Errorf("%w: a live call came after %d of %d recorded ones", journal.ErrDiverged, s.seen, s.past)
 	}
 	if seq != s.next {
 		return protocol("call %d came, %d was next", seq, s.next)
@@ -535,6 +544,7 @@ func (s *serving) onCall(ctx context.Context, payload []byte) error {
 		return &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run and those that belong to it made more than %d calls", s.p.start.Tree)}}
 	}
 	s.next++
+	s.p.session.Log.LetGo(s.p.base + seq - 1) // a worker has no way to ask for them again
 	reply, err := s.r.Broker.Do(ctx, s.p.session, s.p.base+seq, bytes.Clone(request))
 	if errors.Is(err, broker.ErrBroke) {
 		return &fault{wire.Fault{Code: wire.FaultCode(abi.Budget), Message: err.Error()}}
@@ -567,8 +577,8 @@ func (s *serving) onDone(payload []byte) error {
 	if err != nil {
 		return protocol("%v", err)
 	}
-	if int(s.seen) != len(s.p.past) {
-		return fmt.Errorf("%w: the guest ended after %d of %d recorded calls", journal.ErrDiverged, s.seen, len(s.p.past))
+	if s.seen != s.past {
+		return fmt.Errorf("%w: the guest ended after %d of %d recorded calls", journal.ErrDiverged, s.seen, s.past)
 	}
 	e := ending{state: host.StateSucceeded, result: result, label: s.p.session.Held}
 	if status != 0 {

@@ -72,7 +72,8 @@ type fakeSpawner struct {
 	ready   string
 	tried   []string
 	err     error
-	ended   error // what closing a worker says
+	ended   error        // what closing a worker says
+	moves   atomic.Int64 // reads and writes of the host
 }
 
 // script is what a worker does on its descriptor.
@@ -94,7 +95,7 @@ func (s *fakeSpawner) next() (runner.Worker, error) {
 	do := s.scripts[min(s.started, len(s.scripts)-1)]
 	s.started++
 	host, worker := net.Pipe()
-	w := &fakeWorker{Conn: host, ready: s.ready, tried: s.tried, ended: s.ended, gone: make(chan struct{})}
+	w := &fakeWorker{Conn: host, ready: s.ready, tried: s.tried, ended: s.ended, moves: &s.moves, gone: make(chan struct{})}
 	go func() {
 		defer close(w.gone)
 		do(worker)
@@ -108,7 +109,18 @@ type fakeWorker struct {
 	ready string
 	tried []string
 	ended error
+	moves *atomic.Int64
 	gone  chan struct{}
+}
+
+func (w *fakeWorker) Read(b []byte) (int, error) {
+	w.moves.Add(1)
+	return w.Conn.Read(b)
+}
+
+func (w *fakeWorker) Write(b []byte) (int, error) {
+	w.moves.Add(1)
+	return w.Conn.Write(b)
 }
 
 func (w *fakeWorker) Ready() wire.Ready     { return wire.Ready{Engine: w.ready} }

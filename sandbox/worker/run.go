@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -45,7 +46,7 @@ func (l *link) run(module sandbox.Module) error {
 
 // open reads what precedes the replies.
 func (l *link) open() (start wire.Start, input []byte, err error) {
-	_, p, err := wire.ReadFrame(l.r, wire.KindStart)
+	_, p, err := l.r.Frame(wire.KindStart)
 	if err != nil {
 		return start, nil, err
 	}
@@ -55,8 +56,8 @@ func (l *link) open() (start wire.Start, input []byte, err error) {
 	if len(start.Seed) != 32 {
 		return start, nil, fmt.Errorf("%w: a seed of %d bytes", wire.ErrProtocol, len(start.Seed))
 	}
-	_, input, err = wire.ReadFrame(l.r, wire.KindInput)
-	return start, input, err
+	_, input, err = l.r.Frame(wire.KindInput)
+	return start, bytes.Clone(input), err
 }
 
 // call answers one request: from the past while there is one, then from the host.
@@ -81,7 +82,7 @@ func (r *run) call(request []byte) ([]byte, int64, error) {
 			return nil, 0, fmt.Errorf("%w: %w", errLink, err)
 		}
 	}
-	_, p, err := wire.ReadFrame(r.r, want)
+	_, p, err := r.r.Frame(want)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", errLink, err)
 	}

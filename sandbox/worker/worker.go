@@ -37,12 +37,12 @@ const ModuleFile = "module.wasm"
 
 // A link is the socket to the host. Frames collect in w until flush.
 type link struct {
-	r *bufio.Reader
+	r *wire.Reader
 	w *bufio.Writer
 }
 
 func newLink(conn io.ReadWriter) *link {
-	return &link{r: bufio.NewReaderSize(conn, 32<<10), w: bufio.NewWriterSize(conn, 32<<10)}
+	return &link{r: wire.NewReader(conn, 32<<10), w: bufio.NewWriterSize(conn, 32<<10)}
 }
 
 func (l *link) send(k wire.Kind, parts ...[]byte) error {
@@ -107,7 +107,7 @@ func Compile(conn io.ReadWriter, c *confine.Confinement, dir string) error {
 	if err := l.ready(engine, c, 0); err != nil {
 		return err
 	}
-	_, code, err := wire.ReadFrame(l.r, wire.KindModule)
+	_, code, err := l.r.Frame(wire.KindModule)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -220,15 +221,27 @@ type timed struct {
 	p    *spawn.Process
 	c    *clock
 	life *life
-	last int // length of the read before: a frame's header is read in 1 and 4 bytes
+	head []byte // of the frame that is being read
+	rest int    // of it, still to come
 }
 
 func (t *timed) Read(b []byte) (int, error) {
 	n, err := t.p.Conn.Read(b)
-	if err == nil && t.last == 1 && n == 4 && wire.Kind(b[3]) == wire.KindCall {
-		t.c.note(func(now time.Time) { t.life.calls = append(t.life.calls, now) })
+	for b = b[:n]; len(b) > 0; {
+		skip := min(t.rest, len(b))
+		t.rest, b = t.rest-skip, b[skip:]
+		take := min(5-len(t.head), len(b))
+		if t.rest > 0 || take == 0 {
+			continue
+		}
+		t.head, b = append(t.head, b[:take]...), b[take:]
+		if len(t.head) == 5 {
+			if wire.Kind(t.head[4]) == wire.KindCall {
+				t.c.note(func(now time.Time) { t.life.calls = append(t.life.calls, now) })
+			}
+			t.rest, t.head = int(binary.LittleEndian.Uint32(t.head))-1, t.head[:0]
+		}
 	}
-	t.last = n
 	return n, err
 }
 
