@@ -60,7 +60,7 @@ bench: build ## one JSON object for each figure, each with its peer from the sam
 	@$(GO) run ./testdata/bench/ours -peers testdata/bench/peers
 
 conformance: build ## hold this host to every clause of the SPEC, and see that broken hosts fail
-	@$(GO) test -count=1 -timeout 10m ./abi/... ./cmd/monroe-conformance
+	@$(GO) test -count=1 -timeout 30m ./abi/... ./cmd/monroe-conformance
 	@bin/monroe-conformance host bin/monroe-conformance serve
 
 # Wasmtime needs cgo and glibc. A worker with it has to be static (docs/conformance.md); the
@@ -68,7 +68,7 @@ conformance: build ## hold this host to every clause of the SPEC, and see that b
 STATIC = -linkmode=external -extldflags=-static
 test-wasmtime: build ## the second engine: its tests, and the same transcript as the first, call by call
 	@CGO_ENABLED=1 $(GO) vet -tags wasmtime ./sandbox/... ./cmd/monroe-worker
-	@CGO_ENABLED=1 $(GO) test -count=1 -timeout 10m -tags wasmtime ./sandbox ./sandbox/confine ./sandbox/doctor ./sandbox/spawn
+	@CGO_ENABLED=1 $(GO) test -count=1 -timeout 30m -tags wasmtime ./sandbox ./sandbox/confine ./sandbox/doctor ./sandbox/spawn
 	@mkdir -p out && CGO_ENABLED=1 $(GO) build -tags wasmtime -trimpath -ldflags="$(LDFLAGS) $(STATIC)" -o bin/wasmtime/ ./cmd/monroe-worker 2>out/static.log || { cat out/static.log; exit 1; }
 	@bin/monroe-conformance host -transcript out/wazero.txt bin/monroe-conformance serve
 	@bin/monroe-conformance host -transcript out/wasmtime.txt bin/monroe-conformance serve -worker bin/wasmtime/monroe-worker

@@ -32,8 +32,7 @@ func (d *daemon) aside(args ...string) (string, int) {
 // sent again.
 func TestLinuxBackupAndRestore(t *testing.T) {
 	box := filepath.Join(shortDir(t), "box")
-	d := serve(t, "mail: {maildir: "+box+"}\n")
-	d.push(guestModule(t, "digest"))
+	d := compiled(t, "mail: {maildir: "+box+"}\n")
 	d.apply(d.config(digestGrants...))
 	ended := d.once()
 	id := d.start("digest", `{"folder":"docs"}`)

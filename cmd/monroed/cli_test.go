@@ -28,7 +28,7 @@ func TestLinuxCommandLine(t *testing.T) {
 	if out := do(1, "workspace", "apply", "-f", file); !strings.Contains(out, "GRANT_SKILL") || !strings.Contains(out, "→") {
 		t.Errorf("a grant before its skill:\n%s", out)
 	}
-	do(0, "skill", "push", filepath.Join(bin, "guests", "digest.wasm"))
+	do(0, "skill", "push", filepath.Join(program("guests"), "digest.wasm"))
 	do(1, "skill", "push", file)
 	do(1, "skill", "inspect", "nobody")
 	if out := do(0, "skill", "list"); !strings.Contains(out, "no grants") {

@@ -15,7 +15,7 @@ import (
 // same code in other bytes.
 func TestLinuxChangedModuleHoldsNoGrants(t *testing.T) {
 	d := digest(t)
-	bare := read(t, filepath.Join(bin, "guests", ".digest.bare"))
+	bare := read(t, filepath.Join(program("guests"), ".digest.bare"))
 	manifest, err := abi.FindManifest(guestModule(t, "digest"))
 	if err != nil {
 		t.Fatal(err)

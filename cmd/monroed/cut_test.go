@@ -20,9 +20,11 @@ import (
 // the other side made of it: a person is asked, also after the recovery was killed, and
 // nothing is sent a second time.
 func TestLinuxKilledInTheMiddleOfSending(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	const size = 200 << 10
 	for name, reads := range map[string]int{"after the header": 0, "inside the body": size / 2, "before the answer": size} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l, err := net.Listen("tcp4", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,6 +42,14 @@ func demo(t *testing.T) (home, run string) {
 func copyHome(t *testing.T, from string) string {
 	t.Helper()
 	to := shortDir(t)
+	copyTree(t, from, to)
+	return to
+}
+
+// copyTree copies directories and files with their rights. What else there is, such as a
+// socket, is left out.
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
 	err := filepath.WalkDir(from, func(path string, e os.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -49,26 +58,23 @@ func copyHome(t *testing.T, from string) string {
 		if err != nil {
 			return err
 		}
+		st, err := e.Info()
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
 		switch {
 		case e.IsDir():
-			return os.MkdirAll(filepath.Join(to, rel), 0o700)
+			return errors.Join(os.MkdirAll(target, 0o700), os.Chmod(target, st.Mode().Perm()))
 		case e.Type().IsRegular():
-			st, err := e.Info()
-			if err != nil {
-				return err
-			}
 			b, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			return os.WriteFile(filepath.Join(to, rel), b, st.Mode().Perm())
+			return errors.Join(err, os.WriteFile(target, b, 0o600), os.Chmod(target, st.Mode().Perm()))
 		}
-		return nil // the socket
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return to
 }
 
 // flip changes one bit of the byte in the middle of the only occurrence of want.

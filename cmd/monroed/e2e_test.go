@@ -17,33 +17,34 @@ import (
 	"testing"
 	"time"
 
+	main "github.com/getmonroe/monroe/cmd/monroed"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
 	"github.com/getmonroe/monroe/host/api/client"
 )
 
-// bin holds the programs under test: monroed, monroe, monroe-worker and the folder
-// guests. MONROE_BIN names one that was built before.
-var bin = os.Getenv("MONROE_BIN")
-
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
-	if bin == "" {
-		dir, err := os.MkdirTemp("", "monroe-bin-")
-		if err == nil {
-			defer func() { _ = os.RemoveAll(dir) }()
-			bin = dir
-			err = errors.Join(
-				os.Chmod(dir, 0o755), // a daemon may have a user of its own
-				goTool("build", "-trimpath", "-buildvcs=false", "-o", dir+"/", "github.com/getmonroe/monroe/cmd/..."),
-				goTool("run", "github.com/getmonroe/monroe/guest/build", "-o", filepath.Join(dir, "guests")),
-			)
+	err := func() (err error) {
+		if main.Scratch, err = os.MkdirTemp("", "monroe-bin-"); err != nil {
+			return err
 		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+		err = os.Chmod(main.Scratch, 0o755) // a daemon may have a user of its own
+		if main.Bin != "" {
+			return err
 		}
+		main.Bin = main.Scratch
+		return errors.Join(
+			err,
+			goTool("build", "-trimpath", "-buildvcs=false", "-o", main.Bin+"/", "github.com/getmonroe/monroe/cmd/..."),
+			goTool("run", "github.com/getmonroe/monroe/guest/build", "-o", program("guests")),
+		)
+	}()
+	defer func() { _ = os.RemoveAll(main.Scratch) }()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	return m.Run()
 }
@@ -58,11 +59,11 @@ func goTool(args ...string) error {
 	return nil
 }
 
-func program(name string) string { return filepath.Join(bin, name) }
+func program(name string) string { return filepath.Join(main.Bin, name) }
 
 func guestModule(t *testing.T, name string) []byte {
 	t.Helper()
-	return read(t, filepath.Join(bin, "guests", name+".wasm"))
+	return read(t, program(filepath.Join("guests", name+".wasm")))
 }
 
 func read(t *testing.T, path string) []byte {
@@ -281,11 +282,29 @@ func (d *daemon) apply(text string) {
 // digest serves a workspace whose digest may run.
 func digest(t *testing.T) *daemon {
 	t.Helper()
-	d := serve(t, "")
-	d.push(guestModule(t, "digest"))
+	d := compiled(t, "")
 	d.apply(d.config(digestGrants...))
 	return d
 }
+
+// compiled serves a workspace with the digest: a copy of one to which it was pushed, since
+// a compilation takes seconds and few tests are about one.
+func compiled(t *testing.T, more string) *daemon {
+	t.Helper()
+	pushed := filepath.Join(main.Scratch, "pushed")
+	pushedOnce.Do(func() {
+		d := serve(t, "")
+		d.push(guestModule(t, "digest"))
+		d.stop()
+		copyTree(t, d.dir, pushed)
+	})
+	d := newDaemon(t, more)
+	copyTree(t, pushed, d.dir)
+	d.up()
+	return d
+}
+
+var pushedOnce sync.Once
 
 func (d *daemon) start(skill, input string) host.RunID {
 	d.t.Helper()

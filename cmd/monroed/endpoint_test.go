@@ -17,6 +17,7 @@ import (
 // TestLinuxALostAnswerIsSentAgainWithTheSameKey takes the answer away from a keyed
 // call, and kills the daemon in the middle of a second one.
 func TestLinuxALostAnswerIsSentAgainWithTheSameKey(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	var mu sync.Mutex
 	keys := map[string][]string{} // by body
 	arrived := make(chan struct{}, 4)
@@ -93,7 +94,7 @@ func TestLinuxALostAnswerIsSentAgainWithTheSameKey(t *testing.T) {
 func sender(t *testing.T) []byte {
 	t.Helper()
 	senderOnce.Do(func() {
-		senderErr = goTool("run", "github.com/getmonroe/monroe/guest/build", "-o", filepath.Join(bin, "guests"), "./testdata/guests/sender")
+		senderErr = goTool("run", "github.com/getmonroe/monroe/guest/build", "-o", program("guests"), "./testdata/guests/sender")
 	})
 	if senderErr != nil {
 		t.Fatal(senderErr)

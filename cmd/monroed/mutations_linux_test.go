@@ -141,14 +141,12 @@ func remembers(t *testing.T, pid int, text string) bool {
 // user, over the socket and over TCP, without a token and with each kind of a wrong
 // one; and from within a plugin, which does not even get to a connection. 0 succeed.
 func TestLinuxNobodyElseChangesAnything(t *testing.T) {
-	d := newDaemon(t, hostileYAML(t, "")+"listen: 127.0.0.1:0\nspare_workers: 1\n")
-	d.up()
+	d := compiled(t, hostileYAML(t, "")+"listen: 127.0.0.1:0\nspare_workers: 1\n")
 	d.stop()
 	db := filepath.Join(d.dir, "monroe.db")
 	later := time.Now().Add(time.Hour)
 	expired, reads := mintToken(t, db, "tok_expired", "read run approve admin", time.Now().Add(-time.Second)), mintToken(t, db, "tok_reads", "read", later)
 	d.up()
-	d.push(guestModule(t, "digest"))
 	d.apply(d.config(digestGrants...))
 	id := d.start("digest", `{"folder":"docs"}`)
 	question := d.asked(id)

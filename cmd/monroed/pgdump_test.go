@@ -18,6 +18,7 @@ import (
 // sealed opens, the run that was open goes on, and what it had sent meanwhile is not
 // sent again.
 func TestLinuxDumpAndRestoreNeedsPostgreSQL(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	server := storetest.Own(t)
 	boss := server.URL("boss", "postgres").Reveal()
 	tool := func(name string, args ...string) {
@@ -69,6 +70,7 @@ func TestLinuxDumpAndRestoreNeedsPostgreSQL(t *testing.T) {
 		if !strings.Contains(out, "another daemon holds") || time.Now().After(until) {
 			t.Fatalf("status %d\n%s", status, out)
 		}
+		time.Sleep(time.Second)
 	}
 	d.up()
 	if v := d.run(ended); v.State != host.StateSucceeded || len(v.Result) == 0 || string(v.Result) != string(before.Result) {

@@ -1,38 +1,32 @@
 package main_test
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/getmonroe/monroe/abi"
+	main "github.com/getmonroe/monroe/cmd/monroed"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
 	"github.com/getmonroe/monroe/host/audit"
 	wt "github.com/getmonroe/monroe/sandbox/wasmtest"
 )
 
-// pluginProgram builds one of testdata/plugins as third parties do, and returns its
-// path and digest.
+// pluginProgram is the path and the digest of one of testdata/plugins.
 func pluginProgram(t *testing.T, name, flags string) (path, digest string) {
 	t.Helper()
-	path = filepath.Join(shortDir(t), name)
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags="+flags, "-o", path, ".")
-	cmd.Dir = filepath.Join("..", "..", "testdata", "plugins", name)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	path, digest, err := main.BuildPlugin(t.Context(), name, flags)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return path, fmt.Sprintf("%x", sha256.Sum256(read(t, path)))
+	return path, digest
 }
 
 // desk is the other side: it keeps what arrives.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,11 +24,9 @@ import (
 	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/vault"
 	"github.com/getmonroe/monroe/sandbox/spawn"
-	"github.com/getmonroe/monroe/sandbox/spawn/spawntest"
 )
 
-// A rig is a spawner with the real launcher, and plugins built as third parties build
-// them: each in a module of its own.
+// A rig is a spawner with the real launcher.
 type rig struct {
 	t   *testing.T
 	dir string
@@ -66,11 +62,7 @@ func newRig(t *testing.T) *rig {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	worker, err := spawntest.Build(t.Context(), dir, spawntest.Worker)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := spawn.New(worker, false)
+	s, err := spawn.New(filepath.Join(Bin, "monroe-worker"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,21 +77,13 @@ func newRig(t *testing.T) *rig {
 	return &rig{t: t, dir: dir, s: s, log: &safeBuffer{}}
 }
 
-// build builds one of testdata/plugins and returns its path and digest.
 func (r *rig) build(name, flags string) (string, string) {
 	r.t.Helper()
-	path := filepath.Join(r.dir, fmt.Sprintf("%s-%x", name, sha256.Sum256([]byte(flags))))
-	cmd := exec.CommandContext(r.t.Context(), "go", "build", "-trimpath", "-ldflags="+flags, "-o", path, ".")
-	cmd.Dir = filepath.Join("..", "..", "testdata", "plugins", name)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		r.t.Fatalf("%v\n%s", err, out)
-	}
-	b, err := os.ReadFile(path)
+	path, digest, err := BuildPlugin(r.t.Context(), name, flags)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return path, fmt.Sprintf("%x", sha256.Sum256(b))
+	return path, digest
 }
 
 func (r *rig) openPlugins(list ...config.Plugin) *plugins {

@@ -16,6 +16,7 @@ import (
 // the operator provisions, the daemon serves and is told apart from a second one, and
 // it ends when the server crashes, with everything that it had answered.
 func TestLinuxDigestOverPostgresNeedsPostgreSQL(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	server := storetest.Own(t)
 	boss, role := server.URL("boss", "postgres").Reveal(), server.URL("monroe_team", "postgres").Reveal()
 	provision := exec.Command(program("monroed"), "--workspace", "team", "--provision", "monroe_team")
@@ -53,6 +54,7 @@ func TestLinuxDigestOverPostgresNeedsPostgreSQL(t *testing.T) {
 		select {
 		case <-d.said.serves:
 		case err := <-d.ended:
+			time.Sleep(time.Second)
 			if time.Now().After(until) || !strings.Contains(d.said.String(), "another daemon holds") {
 				t.Fatalf("%v\n%s", err, d.said)
 			}

@@ -1,7 +1,6 @@
 package main_test
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -209,18 +208,7 @@ func TestRootUpDies(t *testing.T) {
 // down scans, an approval sends.
 func TestRootUpPrivileged(t *testing.T) {
 	const user = 54321
-	dir := shortDir(t)
-	path := filepath.Join(dir, "cards")
-	build := exec.Command("go", "build", "-trimpath", "-o", path, ".")
-	build.Dir, build.Env = filepath.Join("..", "..", "testdata", "plugins", "scanner"), append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	plugin := fmt.Sprintf("plugins:\n  - {name: cards, kind: scanner, path: %s, sha256: %x, findings: [{id: card_number, reason: a card}]}\n", path, sha256.Sum256(read(t, path)))
-	d := guardedAs(t, user, plugin, "--worker-uid", "54322")
+	d := guardedAs(t, user, "plugins:\n"+cardsYAML(t), "--worker-uid", "54322")
 	d.withoutPrivilege(d.inner(), user)
 	d.push(guestModule(t, "digest"))
 	d.apply(d.config(digestGrants...))

@@ -226,19 +226,22 @@ func settled(t *testing.T, h *house, keys, want map[string]string) {
 // each record, before and after each send.
 func TestAStopAtEveryPointEndsTheSame(t *testing.T) {
 	for _, program := range [][]string{{"read", "blind", "time"}, {"keyed"}, {"probe"}, {"put"}, {"model", "memory"}, {"batch"}, {"time", "sleep"}, {"blind", "skill", "time"}} {
-		h, want, points := play(t, program, nil)
-		h.close()
-		if points < 4 {
-			t.Fatalf("%v: only %d points", program, points)
-		}
-		for at := 1; at <= points; at++ {
-			h, keys, _ := play(t, program, []int{at})
-			settled(t, h, keys, want)
+		t.Run(strings.Join(program, ","), func(t *testing.T) {
+			t.Parallel() // a database of another process leaves a processor idle
+			h, want, points := play(t, program, nil)
 			h.close()
-			if t.Failed() {
-				t.Fatalf("%v: stopped at point %d of %d", program, at, points)
+			if points < 4 {
+				t.Fatalf("only %d points", points)
 			}
-		}
+			for at := 1; at <= points; at++ {
+				h, keys, _ := play(t, program, []int{at})
+				settled(t, h, keys, want)
+				h.close()
+				if t.Failed() {
+					t.Fatalf("stopped at point %d of %d", at, points)
+				}
+			}
+		})
 	}
 }
 
@@ -246,26 +249,29 @@ func TestAStopAtEveryPointEndsTheSame(t *testing.T) {
 // what makes that stop good.
 func TestAStopAtEveryPointOfTheRecoveryEndsTheSame(t *testing.T) {
 	classes := []string{"blind", "keyed", "probe"}
-	if os.Getenv(storetest.Switch) == "" { // over PostgreSQL each pair takes a second
+	if os.Getenv(storetest.Switch) == "" { // over PostgreSQL each pair takes most of a second
 		classes = append(classes, "read", "model", "put")
 	}
 	for _, step := range classes {
-		program := []string{step}
-		h, want, points := play(t, program, nil)
-		h.close()
-		for first := 1; first <= points; first += storetest.Stride {
-			for second := 1 + first%storetest.Stride; ; second += storetest.Stride {
-				h, keys, passed := play(t, program, []int{first, second})
-				settled(t, h, keys, want)
-				h.close()
-				if t.Failed() {
-					t.Fatalf("%v: stopped at point %d of %d, and at point %d after that", program, first, points, second)
-				}
-				if passed < first+second { // the second stop lies behind the end
-					break
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			program := []string{step}
+			h, want, points := play(t, program, nil)
+			h.close()
+			for first := 1; first <= points; first += storetest.Stride {
+				for second := 1 + first%storetest.Stride; ; second += storetest.Stride {
+					h, keys, passed := play(t, program, []int{first, second})
+					settled(t, h, keys, want)
+					h.close()
+					if t.Failed() {
+						t.Fatalf("stopped at point %d of %d, and at point %d after that", first, points, second)
+					}
+					if passed < first+second { // the second stop lies behind the end
+						break
+					}
 				}
 			}
-		}
+		})
 	}
 }
 

@@ -376,7 +376,6 @@ func (s *Server) Database(t testing.TB, name string, all ...host.Workspace) *Dat
 		t.Fatal(err)
 	}
 	d.Admin.SetMaxOpenConns(2)
-	d.Admin.SetMaxIdleConns(-1) // a test may have many databases, and the server has 100 connections
 	t.Cleanup(func() { _ = d.Admin.Close() })
 	return d
 }
