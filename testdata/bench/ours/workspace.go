@@ -100,7 +100,7 @@ func (b *bench) workspace(ctx context.Context) (err error) {
 		both[i] = feeds[i] + opens[i]
 	}
 	return errors.Join(
-		b.report("replay_1000", time.Millisecond, both, peer{}, 25, false),
+		b.report("replay_1000", time.Millisecond, both, peer{}, 15, false),
 		b.report("replay_1000_journal_open", time.Millisecond, opens, peer{}, 0, false),
 		b.report("replay_1000_worker", time.Millisecond, feeds, peer{}, 0, false),
 		b.report("resume_1000", time.Millisecond, resumes, peer{}, 0, false),
