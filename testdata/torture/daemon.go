@@ -148,7 +148,7 @@ func (h *house) start(ctx context.Context) (*daemon, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		return nil, fmt.Errorf("the daemon ended: %s", tail.String())
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		d.kill()
 		return nil, errors.New("the daemon does not serve")
 	case <-ctx.Done():

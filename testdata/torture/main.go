@@ -51,7 +51,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	green, err := o.run(ctx)
 	if err != nil {
@@ -134,7 +134,7 @@ func operator(base, late string) string {
 	} {
 		to, timeout := base, "2s"
 		if name == "late" {
-			to, timeout = late, "1s"
+			to, timeout = late, "3s" // in which the daemon has to be paused
 		}
 		fmt.Fprintf(&b, "    - {name: %s, url: \"%s/**\", timeout: %s, %s}\n", name, to, timeout, more)
 	}
@@ -176,7 +176,7 @@ func (t *torture) begin() error {
 func (t *torture) up() (err error) {
 	// As a supervisor does: a process that the dead daemon was just forking holds its
 	// lock for another moment.
-	for end := time.Now().Add(10 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		if t.d, err = t.h.start(t.ctx); err == nil {
 			break
 		}

@@ -44,7 +44,7 @@ func (t *torture) job(class, operation, base string, silent bool) (*job, error) 
 
 // until lets the load work until something holds.
 func (t *torture) until(what string, holds func() bool) error {
-	for end := time.Now().Add(time.Minute); !holds(); {
+	for end := time.Now().Add(5 * time.Minute); !holds(); {
 		if time.Now().After(end) {
 			return fmt.Errorf("%s did not come", what)
 		}
@@ -101,7 +101,7 @@ func (t *torture) wake(paused *daemon) error {
 	if err := paused.signal(syscall.SIGCONT); err != nil {
 		return err
 	}
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
 		t.l.work()
 		if !paused.alive(20 * time.Millisecond) {
 			return nil
@@ -220,7 +220,7 @@ func newLateListener(o *oracle) (*lateListener, error) {
 // fill takes every place of the queue.
 func (l *lateListener) fill() error {
 	for {
-		c, err := net.DialTimeout("tcp", strings.TrimPrefix(l.base, "http://"), 100*time.Millisecond)
+		c, err := net.DialTimeout("tcp", strings.TrimPrefix(l.base, "http://"), time.Second)
 		if err != nil {
 			if len(l.full) == 0 {
 				return err
