@@ -10,6 +10,7 @@ import (
 	"github.com/getmonroe/monroe/host/journal"
 	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/store"
+	"github.com/getmonroe/monroe/host/store/storetest"
 )
 
 // described is what the door writes for a host.describe.
@@ -141,4 +142,61 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// Segments of a run hold on to each other, and what people are shown of them holds no
+// more of the answers than a refusal.
+func TestSegmentsFollowOneAnother(t *testing.T) {
+	for query, whole := range map[string]bool{
+		"":                                                   true,
+		`DELETE FROM journal WHERE seq = 1`:                  false,
+		`DELETE FROM journal WHERE seq < 9`:                  false,
+		`DELETE FROM journal WHERE seq = 8`:                  false,
+		`DELETE FROM journal WHERE seq = 11`:                 false,
+		`UPDATE journal SET ts = ts + 1 WHERE seq = 2`:       false,
+		`UPDATE journal SET kind = 'VALUE' WHERE seq = 9`:    false,
+		`UPDATE journal SET kind = 'CONTINUE' WHERE seq = 8`: false,
+		`UPDATE journal SET chain_sha256 = image_sha256 FROM run WHERE seq = 3`: false,
+		`UPDATE run SET chain_sha256 = manifest_sha256`:                         false,
+	} {
+		f := newFixture(t)
+		log := f.open(t)
+		refusal := journal.Body{Op: abi.OpTimeNow, Code: abi.Denied, Reply: []byte("refused")}
+		err := errors.Join(
+			log.Add(journal.Value, 4, now, refusal, label.Clean()), // record 8
+			log.Add(journal.Continue, 5, now, journal.Body{Segment: 2, State: []byte("1"), Seed: make([]byte, 32)}, label.Clean()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.describe(t, log, 6, 2)
+		if query != "" {
+			if err := f.store.Close(); err != nil {
+				t.Fatal(err)
+			}
+			storetest.Tamper(t, f.dir, query)
+			if f.store, err = storetest.Open(t, f.dir, "acme", now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var logs []*journal.Log
+		err = f.store.Read(t.Context(), func(tx *store.Tx) error {
+			row, err := tx.Run("run_1")
+			if err != nil {
+				return err
+			}
+			return journal.Segments(tx, &row, f.key, func(l *journal.Log) { logs = append(logs, l) })
+		})
+		if !whole {
+			if !errors.Is(err, journal.ErrCorrupt) {
+				t.Errorf("%s: %v", query, err)
+			}
+			continue
+		}
+		if err != nil || len(logs) != 2 || logs[0].Segment() != nil || logs[1].Segment().Number != 2 {
+			t.Fatalf("%d segments, %v", len(logs), err)
+		}
+		if e := logs[0].Entry(4); string(e.Answer.Reply) != "refused" || logs[0].Entry(1).Answer.Reply != nil || logs[1].Entry(7).Answer.Reply != nil {
+			t.Errorf("%+v", e.Answer)
+		}
+	}
 }

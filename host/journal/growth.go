@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/getmonroe/monroe/host"
@@ -61,45 +60,34 @@ func (l *Log) begin(seq int64, call uint32, at time.Time, b *Body, lab *label.Se
 // RoomFor reports whether a segment that begins after a call can number as many.
 func RoomFor(after, calls uint32) bool { return uint64(after)+uint64(calls) < parts }
 
-// Source is what Segments reads of a transaction.
-type Source interface {
-	Marks(host.RunID) ([]store.Mark, error)
-	RecordsFrom(id host.RunID, first, end int64) ([]store.Record, error)
-}
-
 // Segments opens every segment of a run in order, one at a time, and verifies that each
 // begins where the one before it ends. A log that it hands over can only be read: it
-// holds what is stored, not what was staged since.
-func Segments(tx Source, r *store.Run, key *vault.RunKey, each func(*Log)) error {
+// holds what is stored, not what was staged since, and of answers the refusals alone.
+func Segments(tx *store.Tx, r *store.Run, key *vault.RunKey, each func(*Log)) error {
 	marks, err := tx.Marks(r.ID)
 	if err != nil {
 		return err
 	}
 	first, head := int64(1), Genesis(r)
 	for i := range len(marks) + 1 {
-		end, part := r.NextSeq, *r
+		part := *r
 		if i < len(marks) {
-			end = marks[i].Seq
+			part.NextSeq = marks[i].Seq
 		}
-		recs, err := tx.RecordsFrom(r.ID, first, end)
-		if err != nil {
+		o := newOpening(&part, key)
+		o.chain.next, o.chain.head, o.outline = first, head, true
+		if err := tx.EachFrom(r.ID, first, part.NextSeq, o.take); err != nil {
 			return err
 		}
-		for k := range recs {
-			head = Link(head, &recs[k])
+		first, head = part.NextSeq, o.chain.head
+		if i < len(marks) {
+			part.Chain = head // the next one begins with it, or does not verify
 		}
-		if part.NextSeq = end; i < len(marks) {
-			part.Chain = head
-		}
-		log, err := Open(&part, key, recs)
+		log, err := o.end()
 		if err != nil {
 			return err
 		}
 		each(log)
-		first = end
-	}
-	if head != r.Chain {
-		return fmt.Errorf("%w: the segments of %s do not follow one another", ErrCorrupt, r.ID)
 	}
 	return nil
 }

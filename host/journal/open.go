@@ -79,11 +79,12 @@ func Load(tx *store.Tx, r *store.Run, key *vault.RunKey) (*Log, error) {
 
 // opening is a log that is being loaded.
 type opening struct {
-	log   *Log
-	row   *store.Run
-	chain chain
-	mem   vault.Scratch
-	body  Body // of the record at hand
+	log     *Log
+	row     *store.Run
+	chain   chain
+	mem     vault.Scratch
+	body    Body // of the record at hand
+	outline bool // nobody asks for what the guest got, but for refusals
 }
 
 func newOpening(r *store.Run, key *vault.RunKey) *opening {
@@ -106,6 +107,9 @@ func (o *opening) take(r *store.Record) error {
 	lab, err := o.unseal(r)
 	if err != nil {
 		return err
+	}
+	if o.outline && o.body.Code == "" {
+		o.body.Reply = nil
 	}
 	return o.log.fold(r, &o.body, lab)
 }

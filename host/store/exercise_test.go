@@ -472,6 +472,8 @@ func TestEveryMethod(t *testing.T) {
 				return nil
 			}
 			is("EachOfSegment", []any{tx.EachOfSegment("run_1", each), seqs}, []any{nil, []int64{1, 2}})
+			seqs = nil
+			is("EachFrom", []any{tx.EachFrom("run_1", 2, 3, each), seqs}, []any{nil, []int64{2}})
 			enough := errors.New("enough")
 			is("EachOfSegment", tx.EachOfSegment("run_1", func(*store.Record) error { return enough }), enough)
 			got, err5 := tx.Run("run_1")

@@ -338,13 +338,21 @@ func (tx *Tx) EachOfSegment(id host.RunID, take func(*Record) error) error {
 	return tx.eachRecord(id, take, ofSegment, tx.ws, id, tx.ws, id)
 }
 
+const ofRange = `WHERE ws = ? AND run_id = ? AND seq >= ? AND seq < ? ORDER BY seq`
+
 const ofSegment = `WHERE ws = ? AND run_id = ? AND seq >=
 	COALESCE((SELECT MAX(seq) FROM journal WHERE ws = ? AND run_id = ? AND kind = 'CONTINUE'), 0) ORDER BY seq`
 
 // RecordsFrom returns the records of a run with sequence numbers from first on and
 // below end.
 func (tx *Tx) RecordsFrom(id host.RunID, first, end int64) ([]Record, error) {
-	return tx.records(id, `WHERE ws = ? AND run_id = ? AND seq >= ? AND seq < ? ORDER BY seq`, tx.ws, id, first, end)
+	return tx.records(id, ofRange, tx.ws, id, first, end)
+}
+
+// EachFrom calls take with the same records in order. What a record holds is overwritten
+// when take returns.
+func (tx *Tx) EachFrom(id host.RunID, first, end int64, take func(*Record) error) error {
+	return tx.eachRecord(id, take, ofRange, tx.ws, id, first, end)
 }
 
 // Mark is where a segment of a run begins.
