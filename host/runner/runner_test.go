@@ -154,7 +154,7 @@ func call(conn net.Conn, n uint32, request string) {
 }
 
 const (
-	manifest = `{"abi":1,"name":"fixture","version":"1","description":"","ops":["time.sleep"],"limits":{"wall_ns":10000000000,"calls":5}}`
+	manifest = `{"abi":1,"name":"fixture","version":"1","description":"","ops":["time.sleep"],"limits":{"wall_ns":600000000000,"calls":5}}`
 	now      = `{"op":"time.now","v":1}`
 )
 
@@ -333,7 +333,7 @@ func TestBadWorkersEndTheirOwnRun(t *testing.T) {
 			}
 			b := newBench(t, &fakeSpawner{scripts: scripts})
 			if strings.HasPrefix(c.failure, "LIMIT: the run took") {
-				b.push(t, strings.Replace(manifest, "10000000000", "300000000", 1))
+				b.push(t, strings.Replace(manifest, "600000000000", "300000000", 1))
 			}
 			v := b.result(t)
 			if v.State != host.StateFailed || v.Failure != c.failure {
