@@ -349,9 +349,9 @@ func (r *Runner) interrupt(id host.RunID, why error) bool {
 }
 
 // Await waits until a run ends or waits itself, at most for d, and not at all while
-// every worker is taken: then its caller's is in its way.
+// others have every worker: then its caller's is in its way.
 func (r *Runner) Await(ctx context.Context, id host.RunID, d time.Duration) {
-	if d <= 0 || len(r.slots) == cap(r.slots) {
+	if d <= 0 || r.crowded(id) {
 		return
 	}
 	limit := time.NewTimer(d)
@@ -373,6 +373,22 @@ func (r *Runner) Await(ctx context.Context, id host.RunID, d time.Duration) {
 			return
 		}
 	}
+}
+
+// crowded reports whether a run has no worker and every place is taken.
+func (r *Runner) crowded(id host.RunID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := r.active[id]; d != nil && d.seated {
+		return false
+	}
+	taken := 0 // len(r.slots) has the place of one that is about to sit down, too: it may be this one's
+	for _, d := range r.active {
+		if d.seated {
+			taken++
+		}
+	}
+	return taken == cap(r.slots)
 }
 
 // Events returns what happened in a run after an event, for people.
