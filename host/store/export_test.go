@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/getmonroe/monroe/host"
@@ -14,6 +15,29 @@ var Numbered = numbered
 // test's file system is no network, though the kernel gives both the same name.
 func OpenWAL(ctx context.Context, path string, ws host.Workspace) (*Store, error) {
 	return OpenOn(ctx, path, ws, "test", time.Now(), "")
+}
+
+// Queries that must not look at every run, with the index that they go by.
+var Queries = map[string]string{
+	costsOf: "INDEX run_costs (ws=? AND module_sha256=?)", treeOf: "INDEX run_root (ws=? AND root_run=?)", openBelow: "INDEX run_parent (ws=? AND parent_run=?)",
+}
+
+// Plan is how SQLite would answer a query.
+func Plan(ctx context.Context, s *Store, query string) (plan string, err error) {
+	rows, err := s.conn.QueryContext(ctx, "EXPLAIN QUERY PLAN "+query, []any{"acme", "x", 20}[:strings.Count(query, "?")]...)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close() //nolint:errcheck // Err tells
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+			return "", err
+		}
+		plan += step + "\n"
+	}
+	return plan, rows.Err()
 }
 
 // Relax takes the sync of every commit away.

@@ -144,12 +144,12 @@ func (tx *Tx) Pins() (list []host.Pins, err error) {
 // Open lists the runs that a run has called and that have not ended: one at most,
 // since it waits for each.
 func (tx *Tx) Open(parent host.RunID) ([]host.RunID, error) {
-	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND parent_run = ? AND ended_at = 0 ORDER BY created_at, run_id`, tx.ws, parent)
+	return tx.runIDs(openBelow, tx.ws, parent)
 }
 
 // Tree lists the runs of a root, callers before those that they called.
 func (tx *Tx) Tree(root host.RunID) ([]Run, error) {
-	return tx.runs(`SELECT `+runColumns+` FROM run WHERE ws = ? AND root_run = ? ORDER BY created_at, run_id`, tx.ws, root)
+	return tx.runs(treeOf, tx.ws, root)
 }
 
 // Kin is how large a tree of runs is.
@@ -215,10 +215,21 @@ func (tx *Tx) Costs(module abi.Digest, limit int) (costs []abi.MicroUSD, err err
 		}
 		costs = append(costs, c)
 		return nil
-	}, `SELECT COALESCE(t.settled_micro, 0) FROM run r LEFT JOIN spend_total t ON t.ws = r.ws AND t.scope = 'run:' || r.run_id
-		WHERE r.ws = ? AND r.module_sha256 = ? AND r.state = 'succeeded' ORDER BY r.created_at DESC LIMIT ?`, tx.ws, module[:], limit)
+	}, costsOf, tx.ws, module[:], limit)
 	return costs, err
 }
+
+// What is asked again and again goes by an index that has the order as well: without
+// statistics SQLite would else walk through all runs, in the order that is asked for.
+const (
+	openBelow = `SELECT run_id FROM run WHERE ws = ? AND parent_run = ? AND ended_at = 0 ORDER BY created_at, run_id`
+	treeOf    = `SELECT ` + runColumns + ` FROM run WHERE ws = ? AND root_run = ? ORDER BY created_at, run_id`
+)
+
+// costsOf is asked at every start, within its transaction: it looks at the runs that it
+// lists, and at no other.
+const costsOf = `SELECT COALESCE(t.settled_micro, 0) FROM run r LEFT JOIN spend_total t ON t.ws = r.ws AND t.scope = 'run:' || r.run_id
+	WHERE r.ws = ? AND r.module_sha256 = ? AND r.state = 'succeeded' ORDER BY r.created_at DESC LIMIT ?`
 
 func (tx *Tx) runs(query string, args ...any) (list []Run, err error) {
 	err = tx.each(func(rows *sql.Rows) error {

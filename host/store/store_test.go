@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -150,5 +151,17 @@ func TestAWaitingWriteCanBeWithdrawn(t *testing.T) {
 	close(goOn)
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestNobodyLooksAtEveryRun: with ten thousand of them a start took a tenth of a second,
+// in which nobody else could write, and so did every look at a run.
+func TestNobodyLooksAtEveryRun(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "monroe.db"))
+	for query, by := range store.Queries {
+		plan, err := store.Plan(t.Context(), s, query)
+		if err != nil || !strings.Contains(plan, by) {
+			t.Errorf("%s\n%v\n%s", query, err, plan)
+		}
 	}
 }
