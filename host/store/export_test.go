@@ -28,7 +28,7 @@ func Plan(ctx context.Context, s *Store, query string) (plan string, err error) 
 	if err != nil {
 		return "", err
 	}
-	defer rows.Close() //nolint:errcheck // Err tells
+	defer rows.Close()
 	for rows.Next() {
 		var id, parent, unused int
 		var step string
