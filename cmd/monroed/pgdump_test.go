@@ -70,7 +70,6 @@ func TestLinuxDumpAndRestoreNeedsPostgreSQL(t *testing.T) {
 		if !strings.Contains(out, "another daemon holds") || time.Now().After(until) {
 			t.Fatalf("status %d\n%s", status, out)
 		}
-		time.Sleep(time.Second)
 	}
 	d.up()
 	if v := d.run(ended); v.State != host.StateSucceeded || len(v.Result) == 0 || string(v.Result) != string(before.Result) {

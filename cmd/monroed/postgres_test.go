@@ -54,7 +54,6 @@ func TestLinuxDigestOverPostgresNeedsPostgreSQL(t *testing.T) {
 		select {
 		case <-d.said.serves:
 		case err := <-d.ended:
-			time.Sleep(time.Second)
 			if time.Now().After(until) || !strings.Contains(d.said.String(), "another daemon holds") {
 				t.Fatalf("%v\n%s", err, d.said)
 			}

@@ -85,6 +85,7 @@ func serving(t *testing.T, pid int, within time.Duration, describe, plan func(gr
 	}
 	c, err := plugin.NewConnector(plugin.Config{
 		Name: "x", Dir: filepath.Join(dir, "x"), Log: slog.New(slog.DiscardHandler), CallWithin: within,
+		Now: func() time.Time { return time.Unix(0, 0) }, // no pause is ever over
 		Alarm: func(what string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -180,6 +181,11 @@ func TestAPluginThatLiesInTheProtocol(t *testing.T) {
 			}
 			if got := w.told(); got != c.alarm {
 				t.Errorf("alarms %q, want %q", got, c.alarm)
+			}
+			if c.alarm == late { // it was ended
+				if _, d := w.connector.Plan(connectors.Call{Operation: "x.read"}); d == nil || d.Code != abi.Upstream || !strings.Contains(d.Reason, "is down") {
+					t.Errorf("after that: %+v", d)
+				}
 			}
 			w.mu.Lock()
 			defer w.mu.Unlock()

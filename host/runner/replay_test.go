@@ -37,6 +37,25 @@ func seen(conn net.Conn, n uint32, request string) {
 	send(conn, wire.KindSeen, wire.AppendCall(nil, n), fp[:])
 }
 
+// resumed runs a skill that sleeps, lets its time come, and waits for the end.
+func resumed(t *testing.T, s *fakeSpawner, manifest string) (*bench, api.RunView) {
+	t.Helper()
+	var ahead atomic.Int64
+	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	b.push(t, manifest)
+	r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+	ahead.Store(int64(2 * time.Hour))
+	if err := b.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, r.ID, func(host.RunState) bool { return false })
+	return b, b.view(t, r.ID)
+}
+
 // TestReplay parks a run after two recorded answers and lets the next workers say
 // whatever comes to their mind.
 func TestReplay(t *testing.T) {
@@ -75,19 +94,7 @@ func TestReplay(t *testing.T) {
 			if c.once {
 				s.scripts = append(s.scripts, good)
 			}
-			var ahead atomic.Int64
-			b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
-			r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
-			ahead.Store(int64(2 * time.Hour))
-			if err := b.Sweep(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			b.await(t, r.ID, func(host.RunState) bool { return false })
-			v := b.view(t, r.ID)
+			b, v := resumed(t, s, manifest)
 			if v.State != c.state || !strings.HasPrefix(v.Failure, c.failure) || c.failure == "" && v.Failure != "" {
 				t.Errorf("the run %s: %q\nwant %s: %q", v.State, v.Failure, c.state, c.failure)
 			}
@@ -136,20 +143,7 @@ func TestAReplayMovesManyFramesAtOnce(t *testing.T) {
 		done(c)
 	}
 	s.scripts = []script{parks, replays}
-	var ahead atomic.Int64
-	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
-	b.push(t, strings.Replace(manifest, `"calls":5`, `"calls":1000`, 1))
-	r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
-	ahead.Store(int64(2 * time.Hour))
-	if err := b.Sweep(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b.await(t, r.ID, func(host.RunState) bool { return false })
-	if v := b.view(t, r.ID); v.State != host.StateSucceeded {
+	if _, v := resumed(t, s, strings.Replace(manifest, `"calls":5`, `"calls":1000`, 1)); v.State != host.StateSucceeded {
 		t.Error(v.State, v.Failure)
 	}
 }

@@ -204,9 +204,11 @@ func noRun(err error) error {
 // Run implements api.Backend.
 func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v api.RunView, err error) {
 	var row store.Run
-	var recs []store.Record
 	var tree []store.Run
 	var marks []store.Mark
+	var key *vault.RunKey
+	var log *journal.Log
+	var broken error // of the journal, which does not hide the run
 	err = w.store.Read(ctx, func(tx *store.Tx) error {
 		if row, err = tx.Run(id); err != nil {
 			return err
@@ -214,10 +216,15 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		if tree, err = tx.Tree(row.Root); err != nil {
 			return err
 		}
-		if marks, err = tx.Marks(id); err != nil {
+		if marks, err = tx.Marks(id); err != nil || !row.ErasedAt.IsZero() {
 			return err
 		}
-		recs, err = tx.Segment(id)
+		if key, err = w.keys.OpenRunKey(id, row.Key); err != nil {
+			return err
+		}
+		if log, err = journal.Load(tx, &row, key); errors.Is(err, journal.ErrCorrupt) {
+			broken, err = err, nil
+		}
 		return err
 	})
 	if err != nil {
@@ -228,17 +235,9 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		v.Notice = "the content was erased; the records' headers and digests are kept"
 		return v, nil
 	}
-	key, err := w.keys.OpenRunKey(id, row.Key)
-	if err != nil {
-		return v, err
-	}
-	log, err := journal.Open(&row, key, recs)
-	if errors.Is(err, journal.ErrCorrupt) { // the run is of no use, and people have to see why
-		v.Notice = "quarantined: " + err.Error()
+	if broken != nil { // the run is of no use, and people have to see why
+		v.Notice = "quarantined: " + broken.Error()
 		return v, nil
-	}
-	if err != nil {
-		return v, err
 	}
 	v.Waiting = w.waiting(&row, log)
 	for i := range tree {
