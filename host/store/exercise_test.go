@@ -504,7 +504,10 @@ func TestEveryMethod(t *testing.T) {
 			is("Append", tx.Append("run_2", 1, 1, []store.Record{{Seq: 1, Body: []byte("b"), Label: []byte("l")}}), host.ErrConflict)
 			due, err13 := tx.Due(at, 5)
 			is("Due", due, []host.RunID{"run_1"})
-			return errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9, err10, err11, err12, err13)
+			is("SetState", tx.SetState("run_1", host.StateWaiting, host.WaitSkill, at, at, host.StateWaiting), nil)
+			due, err14 := tx.Due(at, 5) // for two reasons, and yet once
+			is("Due", due, []host.RunID{"run_1"})
+			return errors.Join(err, err2, err3, err4, err5, err6, err7, err8, err9, err10, err11, err12, err13, err14)
 		})
 		if err := s.Write(t.Context(), func(tx *store.Tx) error {
 			return tx.Append("run_1", 1, 3, []store.Record{{Seq: 9, Body: []byte("b"), Label: []byte("l")}})

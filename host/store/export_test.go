@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,14 +18,21 @@ func OpenWAL(ctx context.Context, path string, ws host.Workspace) (*Store, error
 	return OpenOn(ctx, path, ws, "test", time.Now(), "")
 }
 
-// Queries that must not look at every run, with the index that they go by.
-var Queries = map[string]string{
-	costsOf: "INDEX run_costs (ws=? AND module_sha256=?)", treeOf: "INDEX run_root (ws=? AND root_run=?)", openBelow: "INDEX run_parent (ws=? AND parent_run=?)",
+// Queries that must not look at every run, with the indexes that they go by.
+var Queries = map[string][]string{
+	costsOf:   {"INDEX run_costs (ws=? AND module_sha256=?)"},
+	treeOf:    {"INDEX run_root (ws=? AND root_run=?)"},
+	openBelow: {"INDEX run_parent (ws=? AND parent_run=? AND ended_at=?)"},
+	due: {
+		"INDEX run_state (ws=? AND state=?)", "INDEX run_wakes (ws=? AND wake_at>? AND wake_at<?)",
+		"INDEX run_state (ws=? AND state=? AND wait_kind=?)", "INDEX approval_run (ws=? AND run_id=? AND state=?)",
+		"INDEX run_parent (ws=? AND parent_run=? AND ended_at=?)",
+	},
 }
 
 // Plan is how SQLite would answer a query.
 func Plan(ctx context.Context, s *Store, query string) (plan string, err error) {
-	rows, err := s.conn.QueryContext(ctx, "EXPLAIN QUERY PLAN "+query, []any{"acme", "x", 20}[:strings.Count(query, "?")]...)
+	rows, err := s.conn.QueryContext(ctx, "EXPLAIN QUERY PLAN "+query, slices.Repeat([]any{20}, strings.Count(query, "?"))...)
 	if err != nil {
 		return "", err
 	}

@@ -185,13 +185,7 @@ func (tx *Tx) Waiting(kind host.WaitKind) ([]host.RunID, error) {
 // their time has come, what they asked a person is not pending any more, or the run
 // that they called has ended.
 func (tx *Tx) Due(now time.Time, limit int) ([]host.RunID, error) {
-	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND (state = 'queued' OR state = 'waiting' AND (
-			(wait_kind <> 'approval' AND wake_at BETWEEN 1 AND ?) OR
-			(wait_kind = 'approval' AND NOT EXISTS (
-				SELECT 1 FROM approval a WHERE a.ws = run.ws AND a.run_id = run.run_id AND a.state = 'pending')) OR
-			(wait_kind = 'skill' AND NOT EXISTS (
-				SELECT 1 FROM run c WHERE c.ws = run.ws AND c.parent_run = run.run_id AND c.ended_at = 0))))
-		ORDER BY created_at, run_id LIMIT ?`, tx.ws, now.UnixMilli(), limit)
+	return tx.runIDs(due, tx.ws, tx.ws, now.UnixMilli(), tx.ws, tx.ws, limit)
 }
 
 func (tx *Tx) runIDs(query string, args ...any) (list []host.RunID, err error) {
@@ -224,6 +218,17 @@ func (tx *Tx) Costs(module abi.Digest, limit int) (costs []abi.MicroUSD, err err
 const (
 	openBelow = `SELECT run_id FROM run WHERE ws = ? AND parent_run = ? AND ended_at = 0 ORDER BY created_at, run_id`
 	treeOf    = `SELECT ` + runColumns + ` FROM run WHERE ws = ? AND root_run = ? ORDER BY created_at, run_id`
+	due       = `SELECT run_id FROM (
+			SELECT run_id, created_at FROM run WHERE ws = ? AND state = 'queued'
+		UNION ALL
+			SELECT run_id, created_at FROM run WHERE ws = ? AND state = 'waiting' AND wait_kind <> 'approval' AND wake_at > 0 AND wake_at <= ?
+		UNION ALL
+			SELECT run_id, created_at FROM run WHERE ws = ? AND state = 'waiting' AND wait_kind = 'approval' AND NOT EXISTS (
+				SELECT 1 FROM approval a WHERE a.ws = run.ws AND a.run_id = run.run_id AND a.state = 'pending')
+		UNION ALL
+			SELECT run_id, created_at FROM run WHERE ws = ? AND state = 'waiting' AND wait_kind = 'skill' AND NOT EXISTS (
+				SELECT 1 FROM run c WHERE c.ws = run.ws AND c.parent_run = run.run_id AND c.ended_at = 0)
+		) d GROUP BY run_id, created_at ORDER BY created_at, run_id LIMIT ?`
 )
 
 // costsOf is asked at every start, within its transaction: it looks at the runs that it
