@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
-
-	_ "modernc.org/sqlite" // the driver, for the bare commit
 
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
@@ -136,80 +133,6 @@ func (b *bench) mediatedCalls(ctx context.Context, r *rig) error {
 		b.report("hostcall_mediated", time.Microsecond, cycle, p, 60, false),
 		b.report("hostcall_mediated_door", time.Microsecond, door, peer{}, 0, false),
 	)
-}
-
-// effects is one effect, from its frame to the frame of its answer, by turns with
-// bare commits, since a disk's speed drifts.
-func (b *bench) effects(ctx context.Context, r *rig) (err error) {
-	guest := asks("effects", fmt.Sprintf(`,"ops":["send"],"operations":[{"operation":%q,"effect":"metered","resource":"bench:**"}]`, meter), request{effect, effectsARound})
-	skill, err := r.push(ctx, guest, true)
-	if err != nil {
-		return err
-	}
-	bare, err := openBare(ctx, filepath.Join(b.dir, "bare.db"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bare.Close()) }()
-	// Until its write-ahead log was checkpointed once, each commit also makes the file
-	// longer, which costs more than the commit.
-	if _, err := bare.pairs(ctx, untilCheckpoint); err != nil {
-		return err
-	}
-	for range effectsUntilCheckpoint / effectsARound {
-		if _, _, err := r.play(ctx, skill, "{}", host.StateSucceeded); err != nil {
-			return err
-		}
-	}
-	var took, pairs []time.Duration
-	for range effectRounds {
-		_, l, err := r.play(ctx, skill, "{}", host.StateSucceeded)
-		if err != nil {
-			return err
-		}
-		for i := range l.calls {
-			took = append(took, l.answers[i].Sub(l.calls[i]))
-		}
-		more, err := bare.pairs(ctx, effectsARound)
-		if err != nil {
-			return err
-		}
-		pairs = append(pairs, more...)
-	}
-	return b.report("effect_journaled", time.Microsecond, took, peer{"two bare SQLite commits of 500 bytes, by turns", at(pairs, 50, time.Microsecond)}, 1.2, true)
-}
-
-// bareDB is what one durable decision costs at the least.
-type bareDB struct {
-	*sql.DB
-	insert *sql.Stmt
-}
-
-func openBare(ctx context.Context, path string) (*bareDB, error) {
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
-	if err != nil {
-		return nil, err
-	}
-	db.SetMaxOpenConns(1)
-	if _, err := db.ExecContext(ctx, "CREATE TABLE row (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)"); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	insert, err := db.PrepareContext(ctx, "INSERT INTO row (body) VALUES (?)")
-	return &bareDB{db, insert}, err
-}
-
-func (d *bareDB) pairs(ctx context.Context, n int) (took []time.Duration, err error) {
-	body := make([]byte, 500)
-	for range n {
-		begin := time.Now()
-		for range 2 {
-			if _, err := d.insert.ExecContext(ctx, body); err != nil {
-				return nil, err
-			}
-		}
-		took = append(took, time.Since(begin))
-	}
-	return took, nil
 }
 
 // replay measures what a run that made 1000 calls costs again: its journal is opened, and
