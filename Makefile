@@ -56,7 +56,8 @@ deps: ## who imports whom, directly and transitively
 generate: ## write the files that are made from code
 	@$(GO) generate ./...
 
-bench: build ## one JSON object for each figure, each with its peer from the same run
+bench: ## one JSON object a line, for each figure, with its peer from the same run where it has one
+	@$(MAKE) --no-print-directory build >&2
 	@$(GO) run ./testdata/bench/ours -peers testdata/bench/peers
 
 conformance: build ## hold this host to every clause of the SPEC, and see that broken hosts fail

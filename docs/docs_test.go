@@ -109,6 +109,64 @@ func TestFunctions(t *testing.T) {
 	}
 }
 
+// TestNamedTests finds every test that a comment or a document names: a law's test is its proof.
+func TestNamedTests(t *testing.T) {
+	declaredTest := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Z]\w*)\(`)
+	comment := regexp.MustCompile(`(?m)//.*$`)
+	named := regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`)
+	known, cited := map[string]bool{}, map[string]string{}
+	cite := func(where, text string) {
+		for _, name := range named.FindAllString(text, -1) {
+			cited[name] = where
+		}
+	}
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cite(page, string(text))
+	}
+	err := fs.WalkDir(os.DirFS(".."), ".", func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() && (path == "bin" || path == "out" || len(path) > 1 && path[0] == '.') {
+			return fs.SkipDir
+		}
+		if err != nil || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		text, err := os.ReadFile(filepath.Join("..", path))
+		if err != nil {
+			return err
+		}
+		for _, m := range declaredTest.FindAllStringSubmatch(string(text), -1) {
+			known[m[1]] = true
+		}
+		cite(path, strings.Join(comment.FindAllString(string(text), -1), "\n"))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cited) < 20 {
+		t.Errorf("only %d tests are named", len(cited))
+	}
+	for name, where := range cited {
+		if !known[name] && !isPrefix(name, known) {
+			t.Errorf("%s names %s, which does not exist", where, name)
+		}
+	}
+}
+
+// isPrefix: some comments name a group, as TestRoot.
+func isPrefix(name string, of map[string]bool) bool {
+	for known := range of {
+		if strings.HasPrefix(known, name) {
+			return true
+		}
+	}
+	return false
+}
+
 // TestEveryPageIsLinked finds documents that nothing leads to.
 func TestEveryPageIsLinked(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")

@@ -128,7 +128,7 @@ func (p *parser) finish() (*Outline, error) {
 		return nil, refusal("the module grows a table that has no maximum; declare a maximum of at most %d elements", MaxTable)
 	}
 	if p.manifest == nil {
-		return nil, refusal("the module has no custom section %q; attach its manifest (monroe build does)", abi.ManifestSection)
+		return nil, refusal("the module has no custom section %q; attach its manifest (monroe skill pack does)", abi.ManifestSection)
 	}
 	m, err := abi.ParseManifest(p.manifest)
 	if err != nil {

@@ -114,7 +114,7 @@ func TestAdmitRefuses(t *testing.T) {
 		{"struct type", with(func(b *wasmtest.Builder) { b.Raw(1, bytesOf(1, 0x5f, 0)) }), wire.FaultModule, "garbage collection"},
 		{"relaxed SIMD", body(0, bytesOf(0xfd, 0x80, 0x02)), wire.FaultModule, "relaxed"},
 		{"second memory in code", body(0, wasmtest.I32Const(0), bytesOf(0x28, 0x42, 1, 0), wasmtest.Drop), wire.FaultModule, "multi-memory"},
-		{"no manifest", noManifest(), wire.FaultModule, "monroe.manifest"},
+		{"no manifest", noManifest(), wire.FaultModule, `"monroe.manifest"; attach its manifest (monroe skill pack does)`},
 		{"two manifests", with(func(b *wasmtest.Builder) { b.Custom("monroe.manifest", []byte(wasmtest.Manifest)) }), wire.FaultModule, "more than one"},
 		{"command", command(), wire.FaultModule, "-buildmode=c-shared"},
 		{"wrong run type", wrongRun(), wire.FaultModule, "must have"},

@@ -11,7 +11,7 @@
 //     (TestEveryClause).
 //   - Vectors are built by code and are the same bytes on each machine
 //     (TestVectorsAreDeterministic).
-//   - A host with one wrong line fails (TestBrokenHosts in cmd/monroe-conformance).
+//   - A host with one wrong line fails (TestLinuxBrokenHosts in cmd/monroe-conformance).
 //
 // It knows the ABI, the protocol and the modules.
 //

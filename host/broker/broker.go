@@ -7,8 +7,9 @@
 //  2. Nothing of the world is touched before the decision: planning is pure.
 //  3. No effect without a durable attempt; no answer without a durable result.
 //  4. A refusal is an answer, recorded like any other. An error stops the run.
-//  5. Whatever is unclear denies: a panic, an unknown op, a policy error, a lost
-//     lease, a full disk.
+//  5. Whatever is unclear denies: an unknown op, a policy error, a lost lease, a full
+//     disk. A connector's panic is a refusal (host/egress), one within a transaction
+//     undoes it (host/store).
 //
 // It knows the order of the stages. It must not know HTTP, Wasm, SQL or any
 // concrete connector.

@@ -302,7 +302,7 @@ func newRun(id host.RunID) store.Run {
 	}
 }
 
-// TestSingleUse: of 1,000 who use one approval at the same time one succeeds, and
+// TestApprovalIsUsedOnceAndCapHoldsUnderAThousand: of 1,000 who use one approval at the same time one succeeds, and
 // what they reserve never exceeds the cap.
 func TestApprovalIsUsedOnceAndCapHoldsUnderAThousand(t *testing.T) {
 	const ceiling, each = 100, 7

@@ -4,7 +4,7 @@
 // Laws, each with its test:
 //
 //   - Before the confinement stands, nothing that derives from an upload is read.
-//     Loading happens in stage A; guest code runs after stage B (TestLinuxRun).
+//     Loading happens in stage A; guest code runs after stage B (TestLinuxHealthyWorker, TestBadWorkers).
 //   - A recorded reply is given to the same call as before, and each request is
 //     reported by its fingerprint before any live call is made
 //     (TestLinuxReplay).

@@ -66,7 +66,11 @@ func (b *bench) effects(ctx context.Context, r *rig) (err error) {
 		written = append(written, more...)
 	}
 	p := peer{"two bare SQLite commits of 500 bytes, by turns", at(pairs, 50, time.Microsecond)}
+	disk, err := b.of("bare_fdatasync", "two bare fdatasyncs of 500 bytes")
+	disk.p50 *= 2
 	return errors.Join(
+		err,
+		b.report("effect_journaled_disk", time.Microsecond, took, disk, 0, true),
 		b.report("effect_journaled", time.Microsecond, took, p, 1.2, true),
 		b.report("effect_journaled_rows", time.Microsecond, written, p, 0, true),
 	)

@@ -152,7 +152,13 @@ type peer struct {
 }
 
 // of is a peer's line, times a factor.
-func (b *bench) of(name, shown string) peer { return peer{shown, b.peers[name].P50} }
+func (b *bench) of(name, shown string) (peer, error) {
+	l, ok := b.peers[name]
+	if !ok && len(b.peers) > 0 {
+		return peer{}, fmt.Errorf("no peer is called %s", name)
+	}
+	return peer{shown, l.P50}, nil
+}
 
 // at is a percentile of durations in a unit.
 func at(samples []time.Duration, percent int, unit time.Duration) float64 {

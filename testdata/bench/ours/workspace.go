@@ -128,7 +128,10 @@ func (b *bench) mediatedCalls(ctx context.Context, r *rig) error {
 		cycle = append(cycle, l.calls[i+1].Sub(l.calls[i]))
 		door = append(door, l.answers[i].Sub(l.calls[i]))
 	}
-	p := b.of("extism_acceptedcall_round_trip_100B", "extism: host call in the host's own process, which nothing decides or records")
+	p, err := b.of("extism_host_call_round_trip_100B", "extism: host call in the host's own process, which nothing decides or records")
+	if err != nil {
+		return err
+	}
 	return errors.Join(
 		b.report("hostcall_mediated", time.Microsecond, cycle, p, 60, false),
 		b.report("hostcall_mediated_door", time.Microsecond, door, peer{}, 0, false),
