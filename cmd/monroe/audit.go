@@ -16,6 +16,8 @@ import (
 type auditCmd struct {
 	List   auditList   `cmd:"" help:"List the newest leaves."`
 	Verify auditVerify `cmd:"" help:"Rebuild the log and hold it to its checkpoints, the journals and the ledger."`
+	Prove  auditProve  `cmd:"" help:"Prove that one receipt's leaf is in the signed log, without the rest of it."`
+	Check  auditCheck  `cmd:"" help:"Check such a proof, from a file (--json audit prove), without the daemon."`
 }
 
 type auditList struct {

@@ -66,6 +66,10 @@ type Backend interface {
 	// Audit returns at most limit leaves from an index on, with the newest signed
 	// checkpoint.
 	Audit(ctx context.Context, c host.Caller, from int64, limit int) (AuditView, error)
+	// ProveLeaf returns what shows somebody without the other leaves that one is in the
+	// newest signed log and, where since is not 0, that the log began as one of so many
+	// leaves did.
+	ProveLeaf(ctx context.Context, c host.Caller, leaf, since int64) (AuditProof, error)
 	Doctor(ctx context.Context, c host.Caller) (DoctorView, error)
 	// Egress tells what left this host, as the kernel counted it.
 	Egress(ctx context.Context, c host.Caller) (EgressView, error)
@@ -167,6 +171,17 @@ type AuditView struct {
 type AuditLeaf struct {
 	Index int64  `json:"index"`
 	Body  []byte `json:"body"`
+}
+
+// AuditProof shows that a leaf is in the log that the checkpoint signs, as RFC 6962
+// (2.1.1) does. Nobody has to be believed for it but the holder of the signing key.
+type AuditProof struct {
+	Checkpoint string    `json:"checkpoint" doc:"signed note: origin, size, root hash"`
+	Verifier   string    `json:"verifier" doc:"the public key of the notes; compare it with one from elsewhere"`
+	Leaf       AuditLeaf `json:"leaf"`
+	Inclusion  [][]byte  `json:"inclusion" doc:"the hashes beside the leaf's way up to the root"`
+	Since      int64     `json:"since,omitempty" doc:"the size of an earlier log, as asked for"`
+	Extends    [][]byte  `json:"extends,omitempty" doc:"the proof that the log began as that one (RFC 6962, 2.1.2)"`
 }
 
 // JournalChain is the recomputed head of a run's journal at one record.

@@ -5,8 +5,10 @@
 //
 //  1. A leaf is appended in the transaction of what it witnesses, or not at all.
 //  2. Changing, removing or reordering a leaf below a checkpoint is found by anyone
-//     who holds the leaves and the checkpoint (Verify).
+//     who holds the leaves and the checkpoint (Log).
 //  3. A later checkpoint extends every earlier one (consistency).
+//  4. One leaf is proved to be in the log of a checkpoint, and one checkpoint to extend
+//     another, to somebody who holds no other leaf (Proof, CheckExtends).
 //
 // What it does not show: somebody with the database and the signing key can rewrite
 // everything after the last checkpoint that was kept elsewhere. Keep them elsewhere.

@@ -273,6 +273,12 @@ func (c *Client) Audit(ctx context.Context, from int64, limit int) (api.AuditVie
 	return get[api.AuditView](ctx, c, fmt.Sprintf("/v1/audit?from=%d&limit=%d", from, limit))
 }
 
+// ProveLeaf returns the proof that a leaf is in the signed log, which began as that of
+// since leaves did; 0 asks for no beginning.
+func (c *Client) ProveLeaf(ctx context.Context, leaf, since int64) (api.AuditProof, error) {
+	return get[api.AuditProof](ctx, c, fmt.Sprintf("/v1/audit/%d/proof?since=%d", leaf, since))
+}
+
 // Egress asks what left the daemon's machine, as the kernel counted it.
 func (c *Client) Egress(ctx context.Context) (api.EgressView, error) {
 	return get[api.EgressView](ctx, c, "/v1/egress")

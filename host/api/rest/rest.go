@@ -310,4 +310,13 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 		func(ctx context.Context, c host.Caller, in *part) (*body[api.AuditView], error) {
 			return one(b.Audit(ctx, c, in.From, in.Limit))
 		})
+
+	type proof struct {
+		Leaf  int64 `path:"leaf" minimum:"0" doc:"its number, as in a receipt's name"`
+		Since int64 `query:"since" minimum:"0" doc:"the size of an earlier checkpoint that the log has to extend; 0 for none"`
+	}
+	add(a, fail, route{"prove-leaf", get, "/v1/audit/{leaf}/proof", "Proof that one leaf is in the signed log", host.ScopeRead, 0, 0},
+		func(ctx context.Context, c host.Caller, in *proof) (*body[api.AuditProof], error) {
+			return one(b.ProveLeaf(ctx, c, in.Leaf, in.Since))
+		})
 }
