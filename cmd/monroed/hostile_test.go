@@ -101,25 +101,20 @@ func TestLinuxHostileModules(t *testing.T) {
 		b.Export("_start", wt.KindFunc, b.Func("", "", 0))
 		return b.Bytes()
 	}(), 422, "MODULE", "-buildmode=c-shared")
-	for name, c := range map[string]struct{ manifest, says string }{
-		"abi":            {`{"abi":9,"name":"x","version":"1","description":"","ops":[]}`, "this host speaks 1"},
-		"name":           {`{"abi":1,"name":"../x","version":"1","description":"","ops":[]}`, "name"},
-		"unknown op":     {`{"abi":1,"name":"x","version":"1","description":"","ops":["root.shell"]}`, "root.shell"},
-		"unknown field":  {`{"abi":1,"name":"x","version":"1","description":"","ops":[],"admin":true}`, "admin"},
-		"no JSON":        {`{`, ""},
-		"false effect":   {`{"abi":1,"name":"x","version":"1","description":"","ops":["send"],"operations":[{"operation":"mail.send","effect":"read","resource":"mail:*"}]}`, "mail.send"},
-		"unknown effect": {`{"abi":1,"name":"x","version":"1","description":"","ops":["send"],"operations":[{"operation":"mail.send","effect":"whatever","resource":"mail:*"}]}`, "whatever"},
+	for name, c := range map[string]struct{ manifest, code, says string }{
+		"abi":            {`{"abi":9,"name":"x","version":"1","description":"","ops":[]}`, "MODULE", "this host speaks 1"},
+		"name":           {`{"abi":1,"name":"../x","version":"1","description":"","ops":[]}`, "MODULE", "name"},
+		"unknown op":     {`{"abi":1,"name":"x","version":"1","description":"","ops":["root.shell"]}`, "MODULE", "root.shell"},
+		"unknown field":  {`{"abi":1,"name":"x","version":"1","description":"","ops":[],"admin":true}`, "MODULE", "admin"},
+		"no JSON":        {`{`, "MODULE", "not acceptable JSON: a key is missing at byte 1"},
+		"false effect":   {`{"abi":1,"name":"x","version":"1","description":"","ops":["send"],"operations":[{"operation":"mail.send","effect":"read","resource":"mail:*"}]}`, "MANIFEST_EFFECT", "mail.send"},
+		"unknown effect": {`{"abi":1,"name":"x","version":"1","description":"","ops":["send"],"operations":[{"operation":"mail.send","effect":"whatever","resource":"mail:*"}]}`, "MODULE", "whatever"},
 	} {
 		b := &wt.Builder{}
 		b.Memory(1)
 		b.Export("memory", wt.KindMemory, 0)
 		b.Custom("monroe.manifest", []byte(c.manifest))
-		t.Run("manifest "+name, func(t *testing.T) {
-			_, err := d.PushSkill(d.ctx(), wt.Run(b, wt.I32Const(0)))
-			if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "MANIFEST") && !strings.Contains(err.Error(), "MODULE") {
-				t.Errorf("%v does not tell of %q", err, c.says)
-			}
-		})
+		module("manifest "+name, wt.Run(b, wt.I32Const(0)), 422, c.code, c.says)
 	}
 	if after := d.rss(); after-before > 64<<10 {
 		t.Errorf("the daemon grew from %d to %d KiB", before, after)
@@ -216,13 +211,17 @@ func TestLinuxHostileGuests(t *testing.T) {
 	b, im := imports()
 	init := b.Func("", "", 0, wt.I32Const(0), wt.I32Const(23), wt.I32Const(1024), wt.I32Const(1024), wt.Call(im.Call), wt.Drop)
 	b.Export("_initialize", wt.KindFunc, init)
-	_, err := d.PushSkill(d.ctx(), finish(b, "starts", "", "", wt.I32Const(0)))
-	if err == nil { // admission does not run it: the run does
-		v := d.finished(d.start("starts", ""))
-		if v.State != host.StateFailed || !strings.Contains(v.Failure, "INIT: ") {
-			t.Errorf("a host call at start-up: %s %s", v.State, v.Failure)
-		}
-	}
+	faults("starts", finish(b, "starts", "", "", wt.I32Const(0)), "INIT: ") // admission does not run it: the run does
+
+	b, _ = imports()
+	b.Export("_initialize", wt.KindFunc, b.Func("", "", 0, wt.Forever()))
+	faults("never-begins", finish(b, "never-begins", "", `"wall_ns":500000000`, wt.I32Const(0)), "LIMIT: the run took longer than 500ms")
+
+	const itself = 4 // the first function after the four imports
+	faults("recurses", guest("recurses", "", func(wt.Imports) []byte { return wt.Call(itself) }), "TRAP: ")
+	faults("grows-on", guest("grows-on", `"wall_ns":500000000,"memory_pages":64`, func(wt.Imports) []byte {
+		return wt.Cat(wt.Loop, wt.I32Const(1), wt.MemoryGrow, wt.Drop, wt.Br(0), wt.End, wt.I32Const(0))
+	}), "LIMIT: the run took longer than 500ms")
 
 	for name, c := range map[string]struct{ request, code string }{
 		"unknown-op":    {`{"op":"root.shell","v":1}`, "UNSUPPORTED"},

@@ -2,13 +2,16 @@ package main_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
+	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/egress/peertest"
 )
 
@@ -86,6 +89,7 @@ func TestPeerAssistantAimock(t *testing.T) {
 		t.Errorf("the next estimate %+v, %v", again, err)
 	}
 	d.verified()
+	d.reservedMore(r.ID)
 
 	t.Run("too small a ceiling", func(t *testing.T) {
 		r, err := d.StartRun(d.ctx(), api.StartInput{Skill: "assistant", Input: json.RawMessage(`{"task":"read the plan"}`), MaxUSD: "0.000100"})
@@ -115,4 +119,73 @@ func TestPeerAssistantAimock(t *testing.T) {
 	if err != nil || strings.Contains(d.said.String(), key) {
 		t.Errorf("the key was printed, or %v", err)
 	}
+}
+
+// reservedMore holds every call of a model to its decision: more was put aside for it than
+// it cost in the end, and both were something.
+func (d *daemon) reservedMore(id host.RunID) {
+	d.t.Helper()
+	v, err := d.Audit(d.ctx(), 0, 1000)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	reserved, calls := map[uint32]abi.MicroUSD{}, 0
+	for _, leaf := range v.Leaves {
+		l, err := audit.ParseLeaf(leaf.Body)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if l.Run != id || l.Operation != "llm.chat" {
+			continue
+		}
+		if l.Kind == audit.KindDecision {
+			reserved[l.Call] = l.Reserved
+		} else if calls++; l.Cost <= 0 || reserved[l.Call] <= l.Cost {
+			d.t.Errorf("call %d: %s reserved, %s settled", l.Call, reserved[l.Call], l.Cost)
+		}
+	}
+	if calls != 2 {
+		d.t.Errorf("%d outcomes of calls of a model", calls)
+	}
+}
+
+// TestPeerMailBySMTP lets the digest mail to a server that others wrote: once, after the
+// yes, and the message that was approved.
+func TestPeerMailBySMTP(t *testing.T) {
+	web, address := peertest.Mailpit(t)
+	d := compiled(t, "mail: {from: monroe@example.com, smtp: \""+address+"\", plain_text: true}\n")
+	d.apply(d.config(digestGrants...))
+	id := d.start("digest", `{"folder":"docs"}`)
+	a := d.asked(id)
+	delivered := func() (subjects []string) {
+		t.Helper()
+		resp, err := http.Get("http://" + web + "/api/v1/messages") //nolint:noctx // loopback
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close() //nolint:errcheck // it was read
+		var list struct {
+			Messages []struct{ Subject string } `json:"messages"`
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range list.Messages {
+			subjects = append(subjects, m.Subject)
+		}
+		return subjects
+	}
+	if got := delivered(); len(got) != 0 {
+		t.Errorf("before the yes: %q", got)
+	}
+	if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
+		t.Fatal(err)
+	}
+	if v := d.finished(id); v.State != host.StateSucceeded || !strings.Contains(v.Receipt, "mail.send ×1") {
+		t.Errorf("the run %s: %s %s", v.State, v.Failure, v.Receipt)
+	}
+	if got := delivered(); len(got) != 1 || !strings.Contains(got[0], "Digest of docs") {
+		t.Errorf("after it: %q", got)
+	}
+	d.verified()
 }

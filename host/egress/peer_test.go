@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -85,12 +84,7 @@ func TestPeerAimockStreamsAToolCallAndAnAnswer(t *testing.T) {
 }
 
 func TestPeerMailpitReceivesTheFrozenMessage(t *testing.T) {
-	command := os.Getenv("MONROE_MAILPIT")
-	if command == "" {
-		t.Skip("MONROE_MAILPIT is not set: install mailpit with .ci/peers.sh")
-	}
-	web, address := peertest.FreePort(t), peertest.FreePort(t)
-	peertest.Start(t, "http://"+web+"/readyz", command, "--listen", web, "--smtp", address, "--disable-version-check", "--quiet")
+	web, address := peertest.Mailpit(t)
 	m, err := mail.New(mail.Config{From: "monroe@example.com", Server: "main"})
 	if err != nil {
 		t.Fatal(err)

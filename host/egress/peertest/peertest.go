@@ -62,6 +62,19 @@ func Await(t *testing.T, probe string) {
 	}
 }
 
+// Mailpit starts a mail server that others wrote, and returns where its web side and its
+// SMTP side listen.
+func Mailpit(t *testing.T) (web, smtp string) {
+	t.Helper()
+	command := os.Getenv("MONROE_MAILPIT")
+	if command == "" {
+		t.Skip("MONROE_MAILPIT is not set: install mailpit with .ci/peers.sh")
+	}
+	web, smtp = FreePort(t), FreePort(t)
+	Start(t, "http://"+web+"/readyz", command, "--listen", web, "--smtp", smtp, "--disable-version-check", "--quiet")
+	return web, smtp
+}
+
 // Aimock starts the OpenAI-compatible server with fixtures, which are its JSON, and
 // returns its address. It takes the first fixture that matches and relaxes turn
 // numbers, so the answer to a tool's result comes before the call of the tool.
