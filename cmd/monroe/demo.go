@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mattn/go-isatty"
+
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
 	"github.com/getmonroe/monroe/host/api/client"
@@ -37,6 +39,10 @@ func (d demoCmd) Run(e *env) error {
 	defer cancel()
 	own := *e
 	own.ctx = ctx
+	if e.json { // the story is for people
+		own.out = e.err
+	}
+	result := e
 	e = &own
 	if d.Check == "" {
 		if err := d.prepare(e); err != nil {
@@ -58,12 +64,21 @@ func (d demoCmd) Run(e *env) error {
 			return err
 		}
 	}
-	line, err := d.check(e, c, id)
+	v, err := d.check(e, c, id)
 	if err != nil {
 		return fmt.Errorf("demo: FAILED: %w", err)
 	}
-	e.printf("%s\n", line)
-	return nil
+	return result.show(v, func() {
+		result.printf("demo: ok run=%s approvals=%d sent=%d receipt=%s audit=verified\n", v.Run, v.Approvals, v.Sent, v.Receipt)
+	})
+}
+
+// counted is what was found from outside. It is there only if the log was verified.
+type counted struct {
+	Run       host.RunID     `json:"run"`
+	Approvals int            `json:"approvals"`
+	Sent      int            `json:"sent"`
+	Receipt   host.ReceiptID `json:"receipt"`
 }
 
 // prepare writes the operator's configuration for the demo.
@@ -268,7 +283,7 @@ or by the API:
   curl --unix-socket %[2]s/%[3]s/api.sock -H "Authorization: Bearer $(cat %[2]s/%[3]s/owner.token)" \
     -H 'Content-Type: application/json' -d '{"decision":"approve","digest":"%[5]s"}' http://monroe/v1/approvals/%[4]s/decision
 `, os.Args[0], e.home, filepath.Base(e.dir), id, v.Digest)
-	if st, err := os.Stdin.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 {
+	if isatty.IsTerminal(os.Stdin.Fd()) {
 		go d.ask(e, c, id, v.Digest)
 	} else {
 		e.printf("waiting …\n")
@@ -297,17 +312,17 @@ func maildir(e *env) string { return filepath.Join(e.dir, "Maildir", "new") }
 
 // check counts from outside: the mails that lie in the Maildir, byte by byte against
 // what was approved, and the audit log, verified by another process.
-func (d demoCmd) check(e *env, c *client.Client, id host.RunID) (string, error) {
+func (d demoCmd) check(e *env, c *client.Client, id host.RunID) (found counted, err error) {
 	used, err := c.Approvals(e.ctx, host.ApprovalUsed)
 	if err != nil {
-		return "", err
+		return found, err
 	}
 	approved := map[string]host.RunID{} // SHA-256 of what was approved → run
 	approvals := 0
 	for _, a := range used {
 		v, err := c.Approval(e.ctx, a.ID)
 		if err != nil {
-			return "", err
+			return found, err
 		}
 		approved[v.Preview.SHA256] = a.Run
 		if a.Run == id {
@@ -317,33 +332,30 @@ func (d demoCmd) check(e *env, c *client.Client, id host.RunID) (string, error) 
 	box := maildir(e)
 	mails, err := os.ReadDir(box)
 	if err != nil {
-		return "", err
+		return found, err
 	}
 	sent := 0
 	for _, m := range mails {
 		b, err := os.ReadFile(filepath.Join(box, m.Name()))
 		if err != nil {
-			return "", err
+			return found, err
 		}
 		run, ok := approved[fmt.Sprintf("%x", sha256.Sum256(b))]
 		if !ok {
-			return "", fmt.Errorf("the mail %s in %s is not what anybody approved", m.Name(), box)
+			return found, fmt.Errorf("the mail %s in %s is not what anybody approved", m.Name(), box)
 		}
 		if run == id {
 			sent++
 		}
 	}
 	if sent == 0 || sent != approvals {
-		return "", fmt.Errorf("%d mails of this run lie in %s, %d were approved", sent, box, approvals)
+		return found, fmt.Errorf("%d mails of this run lie in %s, %d were approved", sent, box, approvals)
 	}
-	v, err := c.Run(e.ctx, id)
+	run, err := c.Run(e.ctx, id)
 	if err != nil {
-		return "", err
+		return found, err
 	}
-	if err := d.verifyElsewhere(e); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("demo: ok run=%s approvals=%d sent=%d receipt=%s audit=verified", id, approvals, sent, v.ReceiptID), nil
+	return counted{id, approvals, sent, run.ReceiptID}, d.verifyElsewhere(e)
 }
 
 // verifyElsewhere lets a process of its own verify the log.

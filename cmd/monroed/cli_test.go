@@ -54,6 +54,11 @@ func TestLinuxCommandLine(t *testing.T) {
 		t.Errorf("approvals show:\n%s", out)
 	}
 	do(1, "approvals", "approve", appr, "--digest", wrongDigest)
+	no := do(3, "run", "digest", "-i", `{"folder":"docs"}`, "--watch")
+	do(0, "approvals", "reject", regexp.MustCompile(`appr_[0-9a-z]{26}`).FindString(no))
+	if v := d.finished(host.RunID(regexp.MustCompile(`run_[0-9a-z]{26}`).FindString(no))); !strings.Contains(v.Receipt, "1 refused") || len(d.mails()) != 0 {
+		t.Errorf("after a no the run %s: %s; %d mails", v.State, v.Receipt, len(d.mails()))
+	}
 	do(0, "approvals", "approve", appr)
 	do(1, "approvals", "approve", appr)
 	if v := d.finished(host.RunID(run)); v.State != host.StateSucceeded || len(d.mails()) != 1 {

@@ -1,12 +1,15 @@
 package main_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -36,6 +39,66 @@ func demo(t *testing.T) (home, run string) {
 		t.Errorf("the demo took %s", took)
 	}
 	return home, m[1]
+}
+
+// TestLinuxRunWaitsForAPerson is make run: it stops at the question and says how to
+// answer it, the answer is given by the very command that it prints for the API, and the
+// mail leaves then.
+func TestLinuxRunWaitsForAPerson(t *testing.T) {
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("curl is not installed")
+	}
+	home, folder := shortDir(t), t.TempDir()
+	write(t, filepath.Join(folder, "plan.md"), "# Plan\n\nShall we ship on Friday?\n")
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program("monroe"), "--home", home, "-w", "demo", "demo", "--files", folder)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	text, command := "", ""
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		line := lines.Text()
+		text += line + "\n"
+		if trimmed := strings.TrimSpace(line); strings.HasPrefix(trimmed, "curl ") || strings.HasSuffix(command, "\\") {
+			command = strings.TrimSuffix(command, "\\") + trimmed
+		}
+		if line != "waiting …" { // nobody sits at a terminal here, so it does not ask there
+			continue
+		}
+		if box, err := os.ReadDir(filepath.Join(home, "demo", "Maildir", "new")); err == nil && len(box) > 0 {
+			t.Errorf("before the answer the Maildir holds %v", box)
+		}
+		said, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput()
+		if err != nil || !strings.Contains(string(said), `"approved"`) {
+			t.Errorf("%s: %v\n%s", command, err, said)
+		}
+	}
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if err := cmd.Wait(); err != nil || !demoLine.MatchString(lines[len(lines)-1]) {
+		t.Errorf("it ended with %v:\n%s", err, text)
+	}
+	for _, want := range []string{"estimate: ", "Nothing has left yet", "approvals approve appr_", "receipt:\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("it does not say %q:\n%s", want, text)
+		}
+	}
+	again, status := cli(t, "--home", home, "-w", "demo", "--json", "demo", "--files", folder, "--yes")
+	object := again[strings.Index(again, "\n{\n")+1:] // after what it tells people on the other channel
+	var v struct {
+		Run       string
+		Approvals int
+		Sent      int
+		Receipt   string
+	}
+	if err := json.Unmarshal([]byte(object), &v); err != nil || status != 0 || v.Approvals != 1 || v.Sent != 1 || v.Receipt == "" {
+		t.Errorf("as JSON: status %d, %v\n%s", status, err, again)
+	}
 }
 
 // copyHome copies a home whose daemon is down.
