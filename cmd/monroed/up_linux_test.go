@@ -282,6 +282,29 @@ func TestRootUpWithoutPrograms(t *testing.T) {
 	}
 }
 
+// TestRootUpMinimumWalls: a layer that operator.yaml asks for and that does not stand is
+// doctor's exit status, also where the programs stand and refuse nothing.
+func TestRootUpMinimumWalls(t *testing.T) {
+	const wanted = "minimum_walls: [L5]\n"
+	for _, c := range []struct {
+		name, mode, more string
+		status           int
+	}{
+		{"not there", "off", wanted, 1},
+		{"not there and not asked for", "off", "", 0},
+		{"refuses nothing", "audit", wanted, 1},
+		{"stands", "enforce", wanted, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := guarded(t, c.more, "--egress", c.mode)
+			out, status := cli(t, "--home", d.home, "-w", "team", "doctor")
+			if status != c.status || strings.Contains(out, "L5 does not stand, and operator.yaml asks for it") != (c.status != 0) {
+				t.Errorf("status %d: %s", status, out)
+			}
+		})
+	}
+}
+
 // TestRootUpChoosesUsers: a daemon that writes operator.yaml does not choose as whom
 // workers run, and says that it was not asked.
 func TestRootUpChoosesUsers(t *testing.T) {
