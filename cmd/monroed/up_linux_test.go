@@ -170,6 +170,7 @@ func TestRootUp(t *testing.T) {
 	if v.Level != "L0+L1+L2+L3+L4+L5" || !v.Full.Enforced || v.Full.Denied != v.Full.Attempts || len(v.Findings) > 0 {
 		t.Errorf("%s", out)
 	}
+	promised(t, out)
 	if want := "monroe up (privileged), workers as uid 65534, daemon as uid 0 without capabilities"; v.Host.Spawner != want {
 		t.Errorf("spawner: %s", v.Host.Spawner)
 	}
@@ -192,6 +193,35 @@ func TestRootUp(t *testing.T) {
 	d.stop()
 	if left, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/monroe-%d-*", d.cmd.Process.Pid)); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// promised holds doctor's JSON against the names that scripts rely on, and not against the
+// type that it is written from.
+func promised(t *testing.T, out string) {
+	t.Helper()
+	var v struct {
+		Level  *string                      `json:"level"`
+		Layers []map[string]json.RawMessage `json:"layers"`
+		Host   map[string]any               `json:"host"`
+	}
+	if err := json.Unmarshal([]byte(out), &v); err != nil || v.Level == nil || len(v.Layers) != 6 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for i, l := range v.Layers {
+		if id := string(l["id"]); id != fmt.Sprintf(`"L%d"`, i) {
+			t.Errorf("layer %d is %s", i, id)
+		}
+		for _, name := range []string{"name", "enforced", "attempts", "denied", "reported", "why"} {
+			if l[name] == nil {
+				t.Errorf("layer %d has no %s: %s", i, name, out)
+			}
+		}
+	}
+	store, _ := v.Host["store"].(string)
+	took, _ := v.Host["commit_us"].(float64)
+	if kernel, _ := v.Host["kernel"].(string); kernel == "" || !strings.HasPrefix(store, "SQLite") || took <= 0 {
+		t.Errorf("host: %v", v.Host)
 	}
 }
 
