@@ -170,6 +170,7 @@ func TestRootUp(t *testing.T) {
 	if v.Level != "L0+L1+L2+L3+L4+L5" || !v.Full.Enforced || v.Full.Denied != v.Full.Attempts || len(v.Findings) > 0 {
 		t.Errorf("%s", out)
 	}
+	promised(t, out)
 	if want := "monroe up (privileged), workers as uid 65534, daemon as uid 0 without capabilities"; v.Host.Spawner != want {
 		t.Errorf("spawner: %s", v.Host.Spawner)
 	}
@@ -192,6 +193,35 @@ func TestRootUp(t *testing.T) {
 	d.stop()
 	if left, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/monroe-%d-*", d.cmd.Process.Pid)); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// promised holds doctor's JSON against the names that scripts rely on, and not against the
+// type that it is written from.
+func promised(t *testing.T, out string) {
+	t.Helper()
+	var v struct {
+		Level  *string                      `json:"level"`
+		Layers []map[string]json.RawMessage `json:"layers"`
+		Host   map[string]any               `json:"host"`
+	}
+	if err := json.Unmarshal([]byte(out), &v); err != nil || v.Level == nil || len(v.Layers) != 6 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for i, l := range v.Layers {
+		if id := string(l["id"]); id != fmt.Sprintf(`"L%d"`, i) {
+			t.Errorf("layer %d is %s", i, id)
+		}
+		for _, name := range []string{"name", "enforced", "attempts", "denied", "reported", "why"} {
+			if l[name] == nil {
+				t.Errorf("layer %d has no %s: %s", i, name, out)
+			}
+		}
+	}
+	store, _ := v.Host["store"].(string)
+	took, _ := v.Host["commit_us"].(float64)
+	if kernel, _ := v.Host["kernel"].(string); kernel == "" || !strings.HasPrefix(store, "SQLite") || took <= 0 {
+		t.Errorf("host: %v", v.Host)
 	}
 }
 
@@ -279,6 +309,29 @@ func TestRootUpWithoutPrograms(t *testing.T) {
 	}
 	if v.Level != "L0+L1+L2+L3" || !v.Full.Enforced || len(v.Findings) > 0 || v.Host.WorkerUID != 54322 || len(v.Host.Groups) != 3 || !strings.HasPrefix(v.Host.Spawner, "monroe up (privileged)") {
 		t.Errorf("%s", out)
+	}
+}
+
+// TestRootUpMinimumWalls: a layer that operator.yaml asks for and that does not stand is
+// doctor's exit status, also where the programs stand and refuse nothing.
+func TestRootUpMinimumWalls(t *testing.T) {
+	const wanted = "minimum_walls: [L5]\n"
+	for _, c := range []struct {
+		name, mode, more string
+		status           int
+	}{
+		{"not there", "off", wanted, 1},
+		{"not there and not asked for", "off", "", 0},
+		{"refuses nothing", "audit", wanted, 1},
+		{"stands", "enforce", wanted, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := guarded(t, c.more, "--egress", c.mode)
+			out, status := cli(t, "--home", d.home, "-w", "team", "doctor")
+			if status != c.status || strings.Contains(out, "L5 does not stand, and operator.yaml asks for it") != (c.status != 0) {
+				t.Errorf("status %d: %s", status, out)
+			}
+		})
 	}
 }
 

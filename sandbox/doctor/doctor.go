@@ -91,21 +91,6 @@ type Host struct {
 	GroupsWhy    []string `json:"groups_why,omitempty"`
 }
 
-// Enforced reports whether a layer stands.
-func (r *Report) Enforced(id string) bool {
-	return slices.ContainsFunc(r.Layers, func(l Layer) bool { return l.ID == id && l.Enforced })
-}
-
-// Below names the layers of a minimum that do not stand.
-func (r *Report) Below(minimum []string) (missing []string) {
-	for _, id := range minimum {
-		if !r.Enforced(id) {
-			missing = append(missing, id)
-		}
-	}
-	return missing
-}
-
 // stage is a set of walls to look at.
 type stage string
 

@@ -8,9 +8,11 @@
 //     these programs do not see (packet, netlink, vsock, sockets made elsewhere) is
 //     known by name (TestRootWorkerTable).
 //   - A lease is one socket's, for one address, port and protocol, and for a moment: any
-//     other attempt of the same process is denied and reported (TestRootLeases).
+//     other attempt of the same process is denied and reported (TestRootLeases,
+//     TestRootLeaseFamilies), and so is the same socket's when it is over (TestRootLeaseEnds).
 //   - A flow that is cut sends no further packet (TestRootCut).
-//   - Tables do not forget: a full one is an error for whoever asks (TestRootFullTable).
+//   - Tables do not forget: a full one is an error for whoever asks (TestRootFullTable),
+//     until the daemon that filled it is dead (TestRootDeadDaemonsTables).
 //   - What a ring cannot hold is counted (TestRootFlood).
 //   - The programs live as long as the control group, whoever dies (TestRootHolderDies).
 //   - A process without capabilities can take leases and cannot detach anything

@@ -3,6 +3,7 @@ package ebpf
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -29,4 +30,14 @@ func (g *Guard) Keep(kept []ebpf.AttachType) error {
 		errs = append(errs, errors.New("not every hook was there"))
 	}
 	return errors.Join(errs...)
+}
+
+// Age makes a lease as old as if time had passed.
+func (l *Lease) Age(d time.Duration) error {
+	var v leasesLease
+	if err := l.b.leases.Lookup(l.cookie, &v); err != nil {
+		return err
+	}
+	v.ExpiresNs -= uint64(d)
+	return l.b.leases.Put(l.cookie, v)
 }

@@ -25,35 +25,45 @@ type daemonSays map[string]string
 // run lets a daemon run in the group, with the tables handed over.
 func run(t *testing.T, h house, mode ebpf.Mode, script string, uid int) daemonSays {
 	t.Helper()
+	return guarded(t, h, mode)(script, uid)
+}
+
+// guarded stands the programs, behind which one daemon after the other may run.
+func guarded(t *testing.T, h house, mode ebpf.Mode) func(script string, uid int) daemonSays {
+	t.Helper()
 	workers, err := ebpf.DenyAll(h.workers)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer workers.Close()
+	t.Cleanup(func() { workers.Close() })
 	daemon, err := ebpf.RequireLeases(h.daemon, mode)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer daemon.Close()
-	cmd := command(t, h.daemon, "daemon", "SCRIPT="+script, "PORT="+strconv.Itoa(peer(t)), "GROUP="+h.daemon)
-	if uid != 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}
+	t.Cleanup(func() { daemon.Close() })
+	port := strconv.Itoa(peer(t))
+	return func(script string, uid int) daemonSays {
+		t.Helper()
+		cmd := command(t, h.daemon, "daemon", "SCRIPT="+script, "PORT="+port, "GROUP="+h.daemon)
+		if uid != 0 {
+			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}
+		}
+		if err := ebpf.Hand(cmd, workers, daemon, mode); err != nil {
+			t.Fatal(err)
+		}
+		text, err := cmd.Output()
+		for _, f := range cmd.ExtraFiles {
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		says := daemonSays{}
+		if err := json.Unmarshal(text, &says); err != nil {
+			t.Fatal(err)
+		}
+		return says
 	}
-	if err := ebpf.Hand(cmd, workers, daemon, mode); err != nil {
-		t.Fatal(err)
-	}
-	text, err := cmd.Output()
-	for _, f := range cmd.ExtraFiles {
-		f.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	says := daemonSays{}
-	if err := json.Unmarshal(text, &says); err != nil {
-		t.Fatal(err)
-	}
-	return says
 }
 
 // errno names what a dial came to.
@@ -109,7 +119,11 @@ func beDaemon() error {
 		}
 		return c, l, err
 	}
-	switch os.Getenv("SCRIPT") {
+	switch script := os.Getenv("SCRIPT"); script {
+	case "ends", "families", "fill", "again":
+		if err := beBrief(b, script, uint16(port), says); err != nil {
+			return err
+		}
 	case "leases":
 		c, l, err := dial("tcp", to, to, "tcp")
 		says["leased"] = errno(err)
