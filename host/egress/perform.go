@@ -188,8 +188,11 @@ func (a *attempt) late() bool {
 		return false
 	}
 	now := a.e.c.Now()
-	return now.After(a.notAfter) || now.Round(0).After(a.notAfter.Round(0))
+	return over(a.notAfter.Sub(now), now.Round(0), a.notAfter.Round(0))
 }
+
+// over reports whether no time is left by the monotonic clock, or the wall's is past the end.
+func over(left time.Duration, wall, end time.Time) bool { return left < 0 || wall.After(end) }
 
 // failed says what an error means. Handed is whether any of the frozen bytes may
 // have reached the other side.

@@ -1,7 +1,9 @@
 package runner_test
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -85,6 +87,32 @@ func (b *bench) opened(t *testing.T, dir string) (token string, err error) {
 		b.caller, err = b.Authenticate(t.Context(), token)
 	}
 	return token, err
+}
+
+// TestRootANetworkIsWarnedOf: a workspace on a file system that another machine may have
+// behind it is kept in the safe mode, which doctor names, and a warning says what that means.
+func TestRootANetworkIsWarnedOf(t *testing.T) {
+	if os.Getenv(storetest.Switch) != "" {
+		return // the disk is SQLite's
+	}
+	b := &bench{config: newBench(t, &fakeSpawner{ready: engine}).config}
+	for dir, fuse := range map[string]bool{faultfs.Start(t).Mount(): true, t.TempDir(): false} {
+		var said bytes.Buffer
+		b.config.Log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		if _, err := b.opened(t, dir); err != nil {
+			t.Fatal(err)
+		}
+		v, err := b.Doctor(t.Context(), b.caller)
+		if err != nil || strings.HasPrefix(v.Host.Store, "SQLite on FUSE: one connection and a rollback journal") != fuse {
+			t.Errorf("on FUSE %v: the store is %q (%v)", fuse, v.Host.Store, err)
+		}
+		if warned := strings.Contains(said.String(), "on a network file system") && strings.Contains(said.String(), "file_system=FUSE"); warned != fuse {
+			t.Errorf("on FUSE %v: it said %q", fuse, said.String())
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // A new workspace is opened and a skill is pushed, and the power is cut at any moment. What
