@@ -100,7 +100,9 @@ torture-sabotage: build ## take out one safety at a time: each time the torture 
 	@$(GO) build -o bin/tools/torture ./testdata/torture
 	@for s in fence not_after key; do \
 	  out=$$(bin/tools/torture -kills 0 -store postgres -sabotage $$s) && { echo "torture-sabotage: without $$s it is green: $$out"; exit 1; }; \
-	  case $$out in torture:*audit=*) echo "without $$s: $$out";; *) echo "torture-sabotage: $$s: it came to no end"; exit 1;; esac; \
+	  case $$s:$$out in \
+	    fence:torture:*audit=FAILED|not_after:torture:*duplicated=[1-9]*audit=*|key:torture:*duplicated=[1-9]*audit=*) echo "without $$s: $$out";; \
+	    *) echo "torture-sabotage: without $$s it is red for another reason: $$out"; exit 1;; esac; \
 	done
 
 clean: ## remove what was built

@@ -303,6 +303,9 @@ func (t *torture) verdict() (green bool, err error) {
 		if f.sends < 5*t.kills || t.inDoubt < t.kills/4 || t.kills > 0 && t.l.capped == 0 {
 			t.l.problem("it was too easy: %d sends, %d kills in doubt, the cap was reached %d times", f.sends, t.inDoubt, t.l.capped)
 		}
+		if t.kills >= 100 && (t.workers == 0 || t.l.unknown == 0) { // with fewer, chance may leave them out
+			t.l.problem("it was too easy: %d workers were killed, %d outcomes were unknown", t.workers, t.l.unknown)
+		}
 	}
 	for _, p := range t.l.problems {
 		fmt.Fprintln(t.stderr, "torture: PROBLEM:", p)
