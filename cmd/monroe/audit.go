@@ -91,7 +91,9 @@ func (a auditVerify) Run(e *env) error {
 	if a.Checkpoint != "" {
 		kept = append(kept, a.Checkpoint)
 	}
+	done := e.busy("rebuilding the log")
 	v, note, err := verify(e.ctx, c, kept)
+	done()
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,29 @@ func (e *env) show(v any, text func()) error {
 	return enc.Encode(v)
 }
 
+// busyEvery is how often a long step says that it goes on.
+const busyEvery = 5 * time.Second
+
+// busy says now and then on the error channel that a step still goes on. The caller ends
+// it with done, after which nothing is said any more.
+func (e *env) busy(what string) (done func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(busyEvery)
+		defer tick.Stop()
+		for passed := busyEvery; ; passed += busyEvery {
+			select {
+			case <-tick.C:
+				fmt.Fprintf(e.err, "%s, %s so far …\n", what, passed)
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
+}
+
 // answer asks the daemon and shows what it says.
 func answer[T any](e *env, ask func(*client.Client) (T, error), text func(T)) error {
 	c, err := e.client()

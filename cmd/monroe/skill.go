@@ -32,7 +32,9 @@ func (s skillPush) Run(e *env) error {
 	if !e.json {
 		fmt.Fprintf(e.err, "pushing %s (%d KiB): admission and compilation can take some seconds …\n", s.File, len(module)>>10)
 	}
+	done := e.busy("checking and compiling")
 	v, err := c.PushSkill(e.ctx, module)
+	done()
 	if err != nil {
 		return err
 	}

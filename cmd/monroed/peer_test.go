@@ -159,11 +159,11 @@ func TestPeerMailBySMTP(t *testing.T) {
 	a := d.asked(id)
 	delivered := func() (subjects []string) {
 		t.Helper()
-		resp, err := http.Get("http://" + web + "/api/v1/messages") //nolint:noctx // loopback
+		resp, err := http.Get("http://" + web + "/api/v1/messages")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer resp.Body.Close() //nolint:errcheck // it was read
+		defer resp.Body.Close()
 		var list struct {
 			Messages []struct{ Subject string } `json:"messages"`
 		}
