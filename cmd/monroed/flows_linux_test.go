@@ -172,3 +172,31 @@ func TestRootFlows(t *testing.T) {
 	}
 	d.verified()
 }
+
+// TestRootFlowsAudit: where nothing is refused, what left for no call is an alarm all the
+// same: when it connects, and by what the kernel counted of it.
+func TestRootFlowsAudit(t *testing.T) {
+	d := newWired(t, "--egress", "audit")
+	if v := d.finished(d.send("x")); v.State != host.StateSucceeded {
+		t.Fatalf("the run %s: %s %s", v.State, v.Failure, v.Result)
+	}
+	if e, err := d.Egress(d.ctx()); err != nil || e.Mode != "audit" || e.Matched != 1 || len(alarming(e)) != 0 {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	if err := d.intrude("tcp", d.address); err != nil {
+		t.Errorf("audit refused it: %v", err)
+	}
+	attempt, flow := d.violated("daemon", "connect4", "tcp", d.address), d.violated("daemon", "flow", "tcp", d.address)
+	if attempt.Denied || flow.Denied || flow.Bytes == 0 {
+		t.Errorf("%+v, %+v", attempt, flow)
+	}
+	out, status := cli(t, "--home", d.home, "-w", "team", "egress")
+	for _, hook := range []string{"connect4", "flow"} {
+		alarm := "egress without a call: daemon " + hook + " tcp " + d.address
+		d.eventually(func() bool { return strings.Contains(d.witnessed(), alarm) })
+		if want := "PASSED daemon " + hook + " tcp " + d.address; status != 0 || !strings.Contains(out, want) {
+			t.Errorf("status %d, no %s: %s", status, want, out)
+		}
+	}
+	d.verified()
+}
