@@ -33,7 +33,9 @@ func stand(ctx context.Context, log *slog.Logger) (*backstop, error) {
 	if b == nil || err != nil {
 		return nil, err
 	}
+	s := &backstop{b: b, ledger: flow.New(time.Now), log: log, ended: make(chan error, 1)}
 	if b.Mode == ebpf.Enforce {
+		defer s.ledger.Looking()()
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "udp4", "127.0.0.1:9") // which sends nothing
 		if err == nil {
@@ -43,7 +45,6 @@ func stand(ctx context.Context, log *slog.Logger) (*backstop, error) {
 			return nil, errors.Join(fmt.Errorf("this process is not in the control group that the egress programs are attached to: a connection without a lease came to %w", err), b.Close())
 		}
 	}
-	s := &backstop{b: b, ledger: flow.New(time.Now), log: log, ended: make(chan error, 1)}
 	go func() { s.ended <- b.Watch(s.met("worker"), s.met("daemon")) }()
 	return s, nil
 }
@@ -59,8 +60,9 @@ func (s *backstop) Close() error {
 // met takes in attempts without a lease.
 func (s *backstop) met(by string) func(ebpf.Attempt) {
 	return func(a ebpf.Attempt) {
-		if by == "daemon" && a.Proto == "udp" && a.To.Port() == 9 && a.Denied {
-			return // Go's resolver asks the routing table for its own address by a connect that sends nothing
+		by := by
+		if by == "daemon" && a.Proto == "udp" && strings.HasPrefix(a.Hook, "connect") && a.To.Port() == 9 && a.Denied {
+			by = flow.Resolver // Go's, which asks the routing table for its own address by a connect that sends nothing
 		}
 		s.ledger.Violated(flow.Violation{By: by, Hook: a.Hook, To: a.To, Proto: a.Proto, Denied: a.Denied, PID: a.PID})
 	}

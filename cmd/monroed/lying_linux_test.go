@@ -197,3 +197,40 @@ func TestLinuxALyingPluginIsNamed(t *testing.T) {
 		})
 	}
 }
+
+// TestLinuxALyingScannerIsNamed: it finds, or offers, what nobody pinned. What it was
+// shown does not leave, nobody is asked for it, and it is named within a second.
+func TestLinuxALyingScannerIsNamed(t *testing.T) {
+	for mode, c := range map[string]struct{ reason, says string }{
+		"finds":  {"the scanner liar found something that has no name", "it answered with a finding that is not pinned"},
+		"offers": {"the scanner liar could not look, and nothing passes unseen", "it is not what the operator pinned: its findings differ"},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			path, digest := pluginProgram(t, "hostile", "-X main.mode="+mode)
+			d := serve(t, fmt.Sprintf("plugins:\n  - name: liar\n    kind: scanner\n    path: %s\n    sha256: %s\n    findings: [{id: card_number, reason: a number}]\n", path, digest))
+			d.push(does("writer", `"send"`, []abi.OperationUse{{Operation: "mail.send", Effect: abi.EffectSend, Resource: "mail:*"}},
+				`{"op":"send","v":1,"args":{"operation":"mail.send","args":{"to":["ann@localhost"],"subject":"x","text":"y"}}}`))
+			d.apply(d.config(`skill: writer, operation: mail.send, resource: "mail:ann@localhost"`))
+			id := d.start("writer", "")
+			if r := answers(t, d.finished(id))[0]; r.Error == nil || r.Error.Code != abi.Scan || r.Error.Reason != c.reason {
+				t.Errorf("%+v", r.Error)
+			}
+			var next int64
+			told := d.named(&next)
+			if len(told) != 1 || told[0].Detail != "the plugin liar: "+c.says || told[0].Module != digest {
+				t.Fatalf("alarms %+v, want %q", told, c.says)
+			}
+			since := d.running(id)
+			if mode == "offers" { // at its start, and the alarm waits for the store
+				since = d.served()
+			}
+			if after := time.UnixMilli(told[0].TimeMS).Sub(since); after > time.Second {
+				t.Errorf("it was named after %v", after)
+			}
+			if m := d.mails(); len(m) != 0 {
+				t.Errorf("%d mails", len(m))
+			}
+			d.verified()
+		})
+	}
+}

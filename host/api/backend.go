@@ -233,7 +233,7 @@ type EgressFlow struct {
 
 // EgressViolation is what belongs to no call.
 type EgressViolation struct {
-	By     string    `json:"by" doc:"daemon or worker: the control group"`
+	By     string    `json:"by" doc:"daemon or worker: the control group; doctor: an examination; resolver: a connect of a datagram socket to port 9, as name resolution does; neither of the last two is an alarm"`
 	Hook   string    `json:"hook" doc:"where the kernel met it; flow: it passed without a lease of this daemon"`
 	To     string    `json:"to,omitempty"`
 	Proto  string    `json:"proto,omitempty"`

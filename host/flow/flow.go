@@ -42,9 +42,13 @@ type Flow struct {
 	Began, Ended time.Time // Ended is zero while it is open
 }
 
+// Resolver is by whom a violation is that looks like Go's resolver: denied, as any other,
+// and no alarm. Addresses are left out, or names of many addresses would fill the list.
+const Resolver = "resolver"
+
 // A Violation is an attempt or a flow without a call.
 type Violation struct {
-	By      string // daemon or worker
+	By      string // daemon or worker; doctor or Resolver for what is no alarm
 	Hook    string // where the kernel met it; "flow" for one that nobody took a lease for
 	To      netip.AddrPort
 	Proto   string
@@ -161,6 +165,9 @@ func (l *Ledger) Violated(v Violation) {
 	if own {
 		v.By, v.To, v.PID = "doctor", netip.AddrPort{}, 0
 	}
+	if v.By == Resolver {
+		v.To = netip.AddrPort{}
+	}
 	k := key{v.By, v.Hook, v.Proto, v.To, v.Denied}
 	have := l.violations[k]
 	if have == nil && len(l.violations) >= MaxViolations {
@@ -177,7 +184,7 @@ func (l *Ledger) Violated(v Violation) {
 	}
 	have.Count++
 	have.Last, have.PID = now, v.PID
-	if own || now.Sub(have.alarmed) < again && !have.alarmed.IsZero() {
+	if own || v.By == Resolver || now.Sub(have.alarmed) < again && !have.alarmed.IsZero() {
 		l.mu.Unlock()
 		return
 	}

@@ -106,3 +106,15 @@ func TestLooking(t *testing.T) {
 		t.Errorf("%d alarms", alarms)
 	}
 }
+
+// TestResolver: what a resolver does by the way is one line for all addresses, and no alarm.
+func TestResolver(t *testing.T) {
+	l := flow.New(func() time.Time { return time.Unix(1_000_000, 0) })
+	l.OnAlarm(func(a flow.Alarm) { t.Errorf("%+v", a) })
+	for i := range uint16(2) {
+		l.Violated(flow.Violation{By: flow.Resolver, Hook: "connect4", To: netip.AddrPortFrom(to.Addr(), i), Proto: "udp", Denied: true})
+	}
+	if v := l.View().Violations; len(v) != 1 || v[0].Count != 2 || v[0].To.IsValid() {
+		t.Errorf("%+v", v)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
 	"github.com/getmonroe/monroe/connectors/plugin/pluginpb"
+	"github.com/getmonroe/monroe/host/label"
 	"github.com/getmonroe/monroe/host/plugin"
 )
 
@@ -43,6 +45,7 @@ func (l *liar) Done() <-chan struct{} { return l.end }
 
 type world struct {
 	connector *plugin.Connector
+	scanner   *plugin.Scanner
 	mu        sync.Mutex
 	alarms    []string
 	asked     []string // methods, as the plugin saw them
@@ -68,23 +71,64 @@ func lying(t *testing.T, pid int, within time.Duration, plan func(grpc.ServerStr
 	}, plan)
 }
 
-// serving starts a plugin that answers Describe and all else by functions.
+// serving starts a connector that answers Describe and all else by functions.
 func serving(t *testing.T, pid int, within time.Duration, describe, plan func(grpc.ServerStream) error) *world {
 	t.Helper()
 	w := &world{}
-	dir := t.TempDir()
+	c, err := plugin.NewConnector(w.config(t, pid, within, describe, plan), pinned())
+	w.started(t, c, err)
+	w.connector = c
+	return w
+}
+
+// scanning starts a scanner of which one finding is pinned, and that says of itself and
+// of what it is shown what a test says.
+func scanning(t *testing.T, has []string, finds string) *world {
+	t.Helper()
+	w := &world{}
+	say := func(m proto.Message) func(grpc.ServerStream) error {
+		return func(s grpc.ServerStream) error { // the question is not looked at
+			if err := s.RecvMsg(&pluginpb.DescribeRequest{}); err != nil {
+				return err
+			}
+			return s.SendMsg(m)
+		}
+	}
+	x, err := plugin.NewScanner(w.config(t, os.Getpid(), 0, say(&pluginpb.Description{Findings: has}), say(&pluginpb.ScanReply{Finding: finds})),
+		[]plugin.Finding{{ID: "card_number", Reason: "a payment card's number"}})
+	w.started(t, x, err)
+	w.scanner = x
+	return w
+}
+
+// started ends it with the test.
+func (w *world) started(t *testing.T, c io.Closer, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// config is that of a plugin in this process.
+func (w *world) config(t *testing.T, pid int, within time.Duration, describe, other func(grpc.ServerStream) error) plugin.Config {
+	t.Helper()
 	handle := func(_ any, s grpc.ServerStream) error {
 		method, _ := grpc.MethodFromServerStream(s)
 		w.mu.Lock()
 		w.asked = append(w.asked, method)
 		w.mu.Unlock()
 		if !strings.HasSuffix(method, "/Describe") {
-			return plan(s)
+			return other(s)
 		}
 		return describe(s)
 	}
-	c, err := plugin.NewConnector(plugin.Config{
-		Name: "x", Dir: filepath.Join(dir, "x"), Log: slog.New(slog.DiscardHandler), CallWithin: within,
+	return plugin.Config{
+		Name: "x", Dir: filepath.Join(t.TempDir(), "x"), Log: slog.New(slog.DiscardHandler), CallWithin: within,
 		Now: func() time.Time { return time.Unix(0, 0) }, // no pause is ever over
 		Alarm: func(what string) {
 			w.mu.Lock()
@@ -100,17 +144,7 @@ func serving(t *testing.T, pid int, within time.Duration, describe, plan func(gr
 			go func() { _ = p.server.Serve(l) }() // ends with Stop
 			return p, nil
 		},
-	}, pinned())
-	if err != nil {
-		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	w.connector = c
-	return w
 }
 
 // answer receives the question and sends messages.
@@ -222,5 +256,40 @@ func TestAPluginThatDoesNotDescribeItself(t *testing.T) {
 	}
 	if got := w.told(); got != "it does not serve a call of the protocol" {
 		t.Errorf("alarms %q", got)
+	}
+}
+
+// TestAScannerThatLies: one that finds what nobody pinned, or offers other findings than
+// those that are pinned, is named; what it was shown does not leave, and what came in
+// has the strictest label. Its twins let it pass, or hold it back for the pinned reason.
+func TestAScannerThatLies(t *testing.T) {
+	pinned := []string{"card_number"}
+	for name, c := range map[string]struct {
+		has           []string
+		finds         string
+		reason, alarm string // of what leaves; empty: it passes, no alarm
+	}{
+		"finds nothing":             {pinned, "", "", ""},
+		"finds what is pinned":      {pinned, "card_number", "x: a payment card's number", ""},
+		"finds what is not":         {pinned, "joy", "found something that has no name", "it answered with a finding that is not pinned"},
+		"offers another finding":    {[]string{"joy"}, "", "could not look", "it is not what the operator pinned: its findings differ"},
+		"offers one more":           {[]string{"card_number", "joy"}, "", "could not look", "it is not what the operator pinned: its findings differ"},
+		"offers none":               {nil, "", "could not look", "it is not what the operator pinned: its findings differ"},
+		"offers the same one twice": {[]string{"card_number", "card_number"}, "", "could not look", "it is not what the operator pinned: its findings differ"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := scanning(t, c.has, c.finds)
+			l := plugin.Scanners{w.scanner}
+			_, d := l.Out(t.Context(), connectors.Plan{})
+			if c.reason == "" && d != nil || c.reason != "" && (d == nil || d.Code != abi.Scan || !strings.Contains(d.Reason, c.reason)) {
+				t.Errorf("%+v", d)
+			}
+			if got := w.told(); got != c.alarm { // told before the answer is
+				t.Errorf("alarms %q, want %q", got, c.alarm)
+			}
+			if clean := reflect.DeepEqual(l.In(t.Context(), nil), label.Clean()); clean != (c.reason == "") {
+				t.Errorf("what came in counts as clean: %v", clean)
+			}
+		})
 	}
 }

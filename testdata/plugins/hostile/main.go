@@ -40,9 +40,23 @@ func main() {
 		for range 1 << 12 {
 			fmt.Fprint(os.Stderr, strings.Repeat("\x1b[31mflood\n", 100))
 		}
+	case "finds", "offers":
+		plugin.ServeScanner(scanner{})
+		return
 	}
 	plugin.ServeConnector(hostile{})
 }
+
+type scanner struct{}
+
+func (scanner) Findings() []string {
+	if mode == "offers" {
+		return []string{"joy"}
+	}
+	return []string{"card_number"}
+}
+
+func (scanner) Scan(plugin.Content) (string, error) { return "joy", nil }
 
 // inherited are the sockets that were open before this program made one.
 var inherited = func() string {
