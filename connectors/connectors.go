@@ -81,6 +81,9 @@ type Operation struct {
 	Allow []Request `json:"allow,omitempty"`
 	// Op is the ABI op that reaches the operation when it is not tool.call or send.
 	Op abi.Op `json:"op,omitempty"`
+	// Price is what one call costs at most, where that is the same for each. A metered
+	// operation may have a price for each call instead.
+	Price abi.MicroUSD `json:"price_micro_usd,omitempty"`
 }
 
 // Request is a pattern of one HTTP request: the method, and a scope pattern of

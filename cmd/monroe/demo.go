@@ -159,7 +159,7 @@ func (d demoCmd) digest(e *env, c *client.Client) (host.RunID, error) {
 	if err := d.grant(e, c); err != nil {
 		return "", err
 	}
-	est, err := c.Estimate(e.ctx, "digest")
+	est, err := c.Estimate(e.ctx, "digest", "")
 	if err != nil {
 		return "", err
 	}

@@ -31,7 +31,7 @@ func (r runCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	est, err := c.Estimate(e.ctx, r.Skill)
+	est, err := c.Estimate(e.ctx, r.Skill, r.MaxUSD)
 	if err != nil {
 		return err
 	}

@@ -6,10 +6,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/api"
 )
@@ -86,6 +88,59 @@ func TestLinuxALostAnswerIsSentAgainWithTheSameKey(t *testing.T) {
 	}
 	if keys["lost"][0] == keys["killed"][0] {
 		t.Error("two calls share a key")
+	}
+	d.verified()
+}
+
+// TestLinuxAPricedSendIsShownAndPaid calls what the operator has put a price on, whose
+// effect is no money's: before the run the ceiling is shown that it then has, and the
+// price is booked.
+func TestLinuxAPricedSendIsShownAndPaid(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer s.Close()
+	address := strings.TrimPrefix(s.URL, "http://")
+	d := serve(t, fmt.Sprintf("http:\n  private: [%q]\n  endpoints: [{name: pager, url: \"http://%s/**\", price_usd: \"0.02\"}]\n", address, address))
+	d.push(does("caller", `"send"`, []abi.OperationUse{{Operation: "http.pager", Effect: abi.EffectSend, Resource: "http:**"}},
+		fmt.Sprintf(`{"op":"send","v":1,"args":{"operation":"http.pager","args":{"url":"%s/alert","body":"x","content_type":"text/plain"}}}`, s.URL)))
+	d.apply(d.config(`skill: caller, operation: http.pager, resource: "http:**"`))
+	runs := []struct {
+		args, shown string
+		budget      abi.MicroUSD
+	}{
+		{"", "estimate: at most $1.00; there is no earlier run", abi.USD},
+		{"--max-usd=50", "estimate: $0.02, rarely more than $0.02 (from 1 earlier runs of this module); at most $50.00", 50 * abi.USD},
+		{"--max-usd=0.01", "estimate: $0.01, rarely more than $0.01 (from 2 earlier runs of this module); at most $0.01", abi.USD / 100},
+	}
+	for _, r := range runs {
+		args := []string{"--home", d.home, "-w", "team", "run", "caller"}
+		if r.args != "" {
+			args = append(args, r.args)
+		}
+		out, status := cli(t, args...)
+		id := host.RunID(regexp.MustCompile(`run_[0-9a-z]{26}`).FindString(out))
+		if status != 0 || !strings.Contains(out, r.shown) || id == "" {
+			t.Fatalf("%s: status %d, want %q in\n%s", r.args, status, r.shown, out)
+		}
+		if v := d.run(id); v.Budget != r.budget || v.Estimate.Ceiling != r.budget {
+			t.Errorf("%s: the budget is %s, the ceiling %s", r.args, v.Budget, v.Estimate.Ceiling)
+		}
+		if r.budget < abi.USD/50 {
+			if a := answers(t, d.finished(id)); len(a) != 1 || a[0].Error == nil || a[0].Error.Code != abi.Budget {
+				t.Errorf("over its ceiling: %+v", a)
+			}
+			continue
+		}
+		a := d.asked(id)
+		if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
+			t.Fatal(err)
+		}
+		v := d.finished(id)
+		if a := answers(t, v); len(a) != 1 || a[0].Error != nil || v.Spent != abi.USD/50 {
+			t.Errorf("%s: %+v, spent %s", r.args, a, v.Spent)
+		}
+	}
+	if out, status := cli(t, "--home", d.home, "-w", "team", "run", "caller", "--max-usd", "much"); status != 1 || !strings.Contains(out, "MAX_USD") || strings.Contains(out, "estimate") {
+		t.Errorf("no amount: status %d\n%s", status, out)
 	}
 	d.verified()
 }

@@ -36,7 +36,7 @@ func TestPeerAssistantAimock(t *testing.T) {
 		`skill: assistant, operation: files.read, resource: "files:docs/**"`,
 		`skill: assistant, operation: llm.chat, resource: "model:acme/one"`,
 	))
-	est, err := d.Estimate(d.ctx(), "assistant")
+	est, err := d.Estimate(d.ctx(), "assistant", "")
 	if err != nil || est.Ceiling <= 0 || est.Runs != 0 {
 		t.Errorf("estimate %+v, %v", est, err)
 	}
@@ -85,7 +85,7 @@ func TestPeerAssistantAimock(t *testing.T) {
 	if !strings.Contains(v.Receipt, "llm.chat ×2") || !strings.Contains(v.Receipt, "files.read ×1") {
 		t.Errorf("receipt %s", v.Receipt)
 	}
-	if again, err := d.Estimate(d.ctx(), "assistant"); err != nil || again.Runs != 1 || again.P50 != cost {
+	if again, err := d.Estimate(d.ctx(), "assistant", ""); err != nil || again.Runs != 1 || again.P50 != cost {
 		t.Errorf("the next estimate %+v, %v", again, err)
 	}
 	d.verified()

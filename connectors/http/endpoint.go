@@ -125,7 +125,7 @@ func (e *Endpoint) operation() connectors.Operation {
 	}
 	return connectors.Operation{
 		Name: OpOf(e.Name), Version: 1, Effect: e.Effect, Replay: e.Replay, Window: e.Window,
-		Renderer: connectors.RenderHTTP, Summary: e.Summary,
+		Renderer: connectors.RenderHTTP, Summary: e.Summary, Price: e.Price,
 		Args: json.RawMessage(`{"type":"object","properties":{` + more +
 			`"url":{"type":"string","description":"an address that the operator opened"},` +
 			`"body":{"type":"string","description":"what is sent"},` +

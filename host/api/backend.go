@@ -29,8 +29,9 @@ type Backend interface {
 	Skills(ctx context.Context, c host.Caller) ([]host.Skill, error)
 	Skill(ctx context.Context, c host.Caller, name string) (host.Skill, error)
 
-	// Estimate tells what a run of the skill is expected to cost.
-	Estimate(ctx context.Context, c host.Caller, skill string) (host.Estimate, error)
+	// Estimate tells what a run of the skill is expected to cost under a ceiling in
+	// dollars; empty means the one that a run has where nobody names one.
+	Estimate(ctx context.Context, c host.Caller, skill, maxUSD string) (host.Estimate, error)
 	StartRun(ctx context.Context, c host.Caller, in StartInput) (host.Run, error)
 	Runs(ctx context.Context, c host.Caller, limit int) ([]host.Run, error)
 	Run(ctx context.Context, c host.Caller, id host.RunID) (RunView, error)

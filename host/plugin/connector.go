@@ -43,8 +43,6 @@ type Operation struct {
 	Audience []string
 	// Readers may see the reply besides the workspace and that host.
 	Readers []string
-	// Price is what one call costs at most, and what it is booked with.
-	Price   abi.MicroUSD
 	Timeout time.Duration // of one attempt; 0 means the default
 	// Credential is put in when the bytes leave; nil means that none is needed.
 	Credential *connectors.Slot

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -246,6 +247,40 @@ func TestEstimateNeverPassesTheCeiling(t *testing.T) {
 			t.Fatalf("%+v", e)
 		}
 	})
+}
+
+// Half of the earlier runs cost no more than P50, and nineteen of twenty no more than
+// P95: both are a run's own cost, and never between two.
+func TestAnEstimateIsWhatEarlierRunsCost(t *testing.T) {
+	upTo := func(n int) (list []abi.MicroUSD) { // n … 1
+		for ; n > 0; n-- {
+			list = append(list, abi.MicroUSD(n))
+		}
+		return list
+	}
+	for _, c := range []struct {
+		costs             []abi.MicroUSD
+		ceiling, p50, p95 abi.MicroUSD
+	}{
+		{nil, 1000, 0, 0},
+		{[]abi.MicroUSD{7}, 1000, 7, 7},
+		{[]abi.MicroUSD{9, 1}, 1000, 1, 9},
+		{[]abi.MicroUSD{5, 900, 4, 6, 3}, 1000, 5, 900},
+		{upTo(20), 1000, 10, 19},
+		{upTo(50), 1000, 25, 48},
+		{upTo(50), 40, 25, 40},
+		{upTo(50), 10, 10, 10},
+		{upTo(50), 0, 0, 0},
+	} {
+		before := slices.Clone(c.costs)
+		want := host.Estimate{Runs: len(c.costs), P50: c.p50, P95: c.p95, Ceiling: c.ceiling}
+		if got := spend.Estimate(c.costs, c.ceiling); got != want {
+			t.Errorf("of %v under %d: %+v, want %+v", c.costs, c.ceiling, got, want)
+		}
+		if !slices.Equal(before, c.costs) {
+			t.Errorf("%v became %v", before, c.costs)
+		}
+	}
 }
 
 // Law 6: over any history of a tree of runs, each run stays within its budget and the

@@ -595,7 +595,9 @@ func TestEveryMethod(t *testing.T) {
 			is("EndRun", tx.EndRun("run_1", store.End{State: host.StateFailed, At: at}), host.ErrConflict)
 			costs, err4 := tx.Costs(abi.Digest{}, 5)
 			is("Costs", costs, []abi.MicroUSD{24})
-			return errors.Join(err, err2, err3, err4, err5)
+			others, err9 := tx.Costs(abi.Digest{1}, 5) // another module's
+			is("Costs", others, []abi.MicroUSD(nil))
+			return errors.Join(err, err2, err3, err4, err5, err9)
 		})
 		in(func(tx *store.Tx) error { // the form that an erased run has
 			later := at.Add(time.Hour)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/getmonroe/monroe/abi"
@@ -32,33 +33,60 @@ const defaultBudget = abi.USD
 const history = 50
 
 // Estimate implements api.Backend.
-func (w *Workspace) Estimate(ctx context.Context, _ host.Caller, skill string) (host.Estimate, error) {
+func (w *Workspace) Estimate(ctx context.Context, _ host.Caller, skill, maxUSD string) (host.Estimate, error) {
 	m, manifest, err := w.module(ctx, skill)
+	if err != nil {
+		return host.Estimate{}, err
+	}
+	want, err := wanted(maxUSD)
 	if err != nil {
 		return host.Estimate{}, err
 	}
 	var e host.Estimate
 	err = w.store.Read(ctx, func(tx *store.Tx) error {
-		e, err = w.estimate(tx, m.SHA256, manifest, defaultBudget)
+		e, err = w.estimate(tx, m.SHA256, manifest, want)
 		return err
 	})
 	return e, err
 }
 
-// estimate is the history of the same module under a ceiling: what is asked for,
-// what is left of the month, or nothing for a skill that cannot spend.
+// wanted is the ceiling that somebody asks for.
+func wanted(maxUSD string) (abi.MicroUSD, error) {
+	if maxUSD == "" {
+		return defaultBudget, nil
+	}
+	want, err := config.ParseUSD(maxUSD)
+	if err != nil {
+		return 0, &host.Problem{Kind: host.ErrInvalid, Code: "MAX_USD", Detail: err.Error(), Remedy: "give dollars as text, such as 0.50"}
+	}
+	return want, nil
+}
+
+// estimate is the history of the same module under a ceiling: what is asked for, or
+// nothing for a skill that cannot spend.
 func (w *Workspace) estimate(tx *store.Tx, module abi.Digest, manifest *abi.Manifest, want abi.MicroUSD) (host.Estimate, error) {
 	ceiling := abi.MicroUSD(0)
-	for _, u := range manifest.Operations {
-		if u.Effect == abi.EffectMetered || u.Effect == abi.EffectPay {
-			ceiling = want
-		}
-	}
-	if manifest.HasOp(abi.OpSkillCall) { // what it calls spends out of its budget
+	if w.canSpend(manifest) {
 		ceiling = want
 	}
 	costs, err := tx.Costs(module, history)
 	return spend.Estimate(costs, ceiling), err
+}
+
+// canSpend reports whether a manifest asks for anything that can cost money: by its
+// effect, by the operator's price for one call, whatever its effect, or by calling
+// others, which spend out of the caller's budget.
+func (w *Workspace) canSpend(m *abi.Manifest) bool {
+	if m.HasOp(abi.OpSkillCall) {
+		return true
+	}
+	priced := map[string]bool{}
+	for _, op := range w.world.Operations() {
+		priced[op.Name] = op.Price > 0
+	}
+	return slices.ContainsFunc(m.Operations, func(u abi.OperationUse) bool {
+		return u.Effect == abi.EffectMetered || u.Effect == abi.EffectPay || priced[u.Operation]
+	})
 }
 
 // StartRun implements api.Backend.
@@ -70,11 +98,9 @@ func (w *Workspace) StartRun(ctx context.Context, c host.Caller, in api.StartInp
 	if err != nil {
 		return host.Run{}, err
 	}
-	budget := defaultBudget
-	if in.MaxUSD != "" {
-		if budget, err = config.ParseUSD(in.MaxUSD); err != nil {
-			return host.Run{}, &host.Problem{Kind: host.ErrInvalid, Code: "MAX_USD", Detail: err.Error(), Remedy: "give dollars as text, such as 0.50"}
-		}
+	budget, err := wanted(in.MaxUSD)
+	if err != nil {
+		return host.Run{}, err
 	}
 	input := []byte("null")
 	if len(in.Input) > 0 {

@@ -177,9 +177,14 @@ func (c *Client) Skill(ctx context.Context, name string) (host.Skill, error) {
 	return get[host.Skill](ctx, c, "/v1/skills/"+url.PathEscape(name))
 }
 
-// Estimate tells what a run is expected to cost.
-func (c *Client) Estimate(ctx context.Context, name string) (host.Estimate, error) {
-	return get[host.Estimate](ctx, c, "/v1/skills/"+url.PathEscape(name)+"/estimate")
+// Estimate tells what a run is expected to cost under a ceiling in dollars; empty
+// means the daemon's own.
+func (c *Client) Estimate(ctx context.Context, name, maxUSD string) (host.Estimate, error) {
+	path := "/v1/skills/" + url.PathEscape(name) + "/estimate"
+	if maxUSD != "" {
+		path += "?max_usd=" + url.QueryEscape(maxUSD)
+	}
+	return get[host.Estimate](ctx, c, path)
 }
 
 // StartRun starts a run.

@@ -201,6 +201,10 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 	type named struct {
 		Name string `path:"name" maxLength:"64"`
 	}
+	type ceiling struct {
+		Name   string `path:"name" maxLength:"64"`
+		MaxUSD string `query:"max_usd" maxLength:"32" doc:"the ceiling in dollars that the run is to have, such as 0.50"`
+	}
 	add(a, fail, route{"push-skill", post, "/v1/skills", "Admit, compile and store a module", host.ScopeAdmin, http.StatusCreated, abi.MaxModule + maxBody},
 		func(ctx context.Context, c host.Caller, in *upload) (*body[host.Skill], error) {
 			return one(b.PushSkill(ctx, c, in.RawBody))
@@ -214,8 +218,8 @@ func describe(a huma.API, b api.Backend, fail func(error)) {
 			return one(b.Skill(ctx, c, in.Name))
 		})
 	add(a, fail, route{"estimate-run", get, "/v1/skills/{name}/estimate", "What a run is expected to cost", host.ScopeRead, 0, 0},
-		func(ctx context.Context, c host.Caller, in *named) (*body[host.Estimate], error) {
-			return one(b.Estimate(ctx, c, in.Name))
+		func(ctx context.Context, c host.Caller, in *ceiling) (*body[host.Estimate], error) {
+			return one(b.Estimate(ctx, c, in.Name, in.MaxUSD))
 		})
 
 	type limited struct {
