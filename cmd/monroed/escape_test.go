@@ -30,7 +30,7 @@ func brokenWorker(t *testing.T) string {
 	}
 	text := string(read(t, path))
 	for _, c := range []struct{ at, with string }{
-		{"import (\n", "\t\"bytes\"\n\t\"github.com/getmonroe/monroe/sandbox/canary\"\n"},
+		{"import (\n", "\t\"bytes\"\n\t\"os\"\n\t\"github.com/getmonroe/monroe/sandbox/canary\"\n"},
 		{"func (i *wazeroInstance) Call(name string) (out []uint64, err error) {\n", `
 	if attempt, ok := strings.CutPrefix(string(i.h.cfg.Input), "\"escape "); ok && name == "monroe_run" {
 		i.h.result = []byte("\"" + canary.Try(strings.TrimSuffix(attempt, "\"")) + "\"")
@@ -38,6 +38,10 @@ func brokenWorker(t *testing.T) string {
 	}
 `},
 		{"func (e *wazeroEngine) Compile(module []byte) (m Module, err error) {\n", `
+	if _, attempt, ok := bytes.Cut(module, []byte("escape while it is loaded: ")); ok && os.Args[len(os.Args)-2] == "run" {
+		attempt, _, _ = bytes.Cut(attempt, []byte("."))
+		return nil, fault(wire.FaultModule, "came to %s", canary.Try(string(attempt)))
+	}
 	if _, attempt, ok := bytes.Cut(module, []byte("escape while it is compiled: ")); ok {
 		attempt, _, _ = bytes.Cut(attempt, []byte("."))
 		return nil, fault(wire.FaultModule, "came to %s", canary.Try(string(attempt)))
@@ -190,5 +194,32 @@ func TestLinuxBrokenEngine(t *testing.T) {
 	_ = l.(*net.TCPListener).SetDeadline(time.Now())
 	if c, err := l.Accept(); err == nil {
 		t.Errorf("somebody came: %v", c.RemoteAddr())
+	}
+}
+
+// TestLinuxBrokenLoader: the engine breaks before the worker has said a word. The run ends
+// there, without another try, and the daemon names the call.
+func TestLinuxBrokenLoader(t *testing.T) {
+	worker := brokenWorker(t)
+	for _, spares := range []int{0, 1} {
+		t.Run(fmt.Sprintf("%d spares", spares), func(t *testing.T) {
+			d := newDaemon(t, fmt.Sprintf("spare_workers: %d\n", spares))
+			d.args = append(d.args, "--worker", worker)
+			d.up()
+			d.push(with(func(b *wt.Builder) { b.Custom("note", []byte("escape while it is loaded: exec.")) }))
+			_, next := d.alarms(0)
+			r := d.start("fixture", "")
+			v := d.finished(r)
+			if v.State != host.StateFailed || !strings.Contains(v.Failure, "tried what it may not: execve(") {
+				t.Errorf("the run %s: %s", v.State, v.Failure)
+			}
+			told, _ := d.alarms(next)
+			if len(told) != 1 || told[0].Run != r || !strings.HasPrefix(told[0].Detail, "execve(") {
+				t.Fatalf("alarms %+v", told)
+			}
+			if after := time.UnixMilli(told[0].TimeMS).Sub(d.running(r)); after > time.Second {
+				t.Errorf("it was named after %v", after)
+			}
+		})
 	}
 }

@@ -160,14 +160,20 @@ func (x *plugins) configure(s *spawn.Spawner, p config.Plugin) (plugin.Config, e
 		if errors.Is(err, spawn.ErrDigest) {
 			err = fmt.Errorf("%w: %w", plugin.ErrPinned, err)
 		}
+		tried := func(list []spawn.Violation) {
+			for _, v := range list {
+				x.alarm(p, "it tried "+v.String())
+			}
+		}
+		if e := new(spawn.EscapeError); errors.As(err, &e) {
+			tried(e.Tried)
+		}
 		if err != nil {
 			return nil, err
 		}
 		go func() { // the spawner ends a process that tries what it may not
 			<-proc.Done()
-			for _, v := range proc.Violations() {
-				x.alarm(p, "it tried "+v.String())
-			}
+			tried(proc.Violations())
 		}()
 		return process{proc}, nil
 	}

@@ -116,6 +116,9 @@ func (w workers) Spawn(ctx context.Context, c runner.Code) (runner.Worker, error
 		return nil, err
 	}
 	p, err := w.s.Spawn(ctx, spawn.ModeRun, dir, c.CPU)
+	if e := new(spawn.EscapeError); errors.As(err, &e) {
+		return nil, &runner.EscapeError{Tried: calls(e.Tried)}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -132,9 +135,10 @@ func (w *worker) Write(b []byte) (int, error) { return w.p.Conn.Write(b) }
 func (w *worker) Ready() wire.Ready           { return w.p.Ready }
 func (w *worker) Done() <-chan struct{}       { return w.p.Done() }
 
-func (w *worker) Violations() []string {
-	var list []string
-	for _, v := range w.p.Violations() {
+func (w *worker) Violations() []string { return calls(w.p.Violations()) }
+
+func calls(tried []spawn.Violation) (list []string) {
+	for _, v := range tried {
 		list = append(list, v.String())
 	}
 	return list

@@ -292,6 +292,9 @@ func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
 	if errors.Is(err, errCode) { // another worker would find the same
 		return err
 	}
+	if e := new(EscapeError); errors.As(err, &e) { // and another would be taken over as well
+		return r.escaped(p, e.Tried)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStart, err)
 	}
@@ -303,10 +306,8 @@ func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
 	defer func() {
 		stop()
 		ended := w.Close()
-		tried := w.Violations()
-		r.alarm(p, tried)
-		if len(tried) > 0 {
-			err = &fault{wire.Fault{Code: wire.FaultInternal, Message: "the worker was stopped because it tried what it may not: " + strings.Join(tried, "; ")}}
+		if tried := w.Violations(); len(tried) > 0 {
+			err = r.escaped(p, tried)
 		} else if errors.Is(context.Cause(ctx), errWall) {
 			err = &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run took longer than %v without waiting", p.start.Limits.Wall)}}
 		} else if errors.Is(err, errGone) && ended != nil {
@@ -331,7 +332,12 @@ func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
 // have been made again since.
 func (r *Runner) code(p *prepared) Code {
 	kit := Kit{Module: p.row.Module, Image: p.row.Image, CPU: p.start.Limits.CPU}
-	return Code{Kit: kit, Dir: func(ctx context.Context) (string, error) {
+	spare := audit.Leaf{Kind: audit.KindAlarm, Skill: p.row.Skill, Module: kit.Module.String()}
+	return Code{Kit: kit, Escaped: func(tried []string) {
+		r.loads.RLock() // the store is open
+		defer r.loads.RUnlock()
+		r.alarm(spare, "a spare worker: "+strings.Join(tried, "; "))
+	}, Dir: func(ctx context.Context) (string, error) {
 		r.loads.RLock()
 		defer r.loads.RUnlock()
 		if err := r.ctx.Err(); err != nil {
@@ -398,19 +404,22 @@ var (
 	errGone  = errors.New("the worker ended without a word")
 )
 
-// alarm records what a worker tried and may not: a guest that got this far has
-// left its engine.
-func (r *Runner) alarm(p *prepared, tried []string) {
-	if len(tried) == 0 {
-		return
-	}
+// escaped is the end of a run whose worker tried what it may not: a guest that got this
+// far has left its engine.
+func (r *Runner) escaped(p *prepared, tried []string) error {
 	text := strings.Join(tried, "; ")
-	r.Log.Warn("a worker tried what it may not", slog.String("run", string(p.row.ID)), slog.String("calls", text))
-	leaf := audit.Leaf{TimeMS: r.Now().UnixMilli(), Kind: audit.KindAlarm, Run: p.row.ID, Skill: p.row.Skill, Module: p.row.Module.String(), Detail: visible(text)}
+	r.alarm(audit.Leaf{Kind: audit.KindAlarm, Run: p.row.ID, Skill: p.row.Skill, Module: p.row.Module.String()}, text)
+	p.session.Emit(host.Event{Kind: host.EventWarning, Text: "the worker tried what it may not: " + visible(text)})
+	return &fault{wire.Fault{Code: wire.FaultInternal, Message: "the worker was stopped because it tried what it may not: " + text}}
+}
+
+// alarm names in the log and in the audit log what a worker tried.
+func (r *Runner) alarm(leaf audit.Leaf, text string) {
+	leaf.TimeMS, leaf.Detail = r.Now().UnixMilli(), visible(text)
+	r.Log.Warn("a worker tried what it may not", slog.String("run", string(leaf.Run)), slog.String("module", leaf.Module), slog.String("calls", text))
 	if err := r.Store.Write(context.WithoutCancel(r.ctx), func(tx *store.Tx) error { _, err := audit.Append(tx, leaf); return err }); err != nil {
 		r.Log.Error("the alarm could not be recorded", slog.String("error", err.Error()))
 	}
-	p.session.Emit(host.Event{Kind: host.EventWarning, Text: "the worker tried what it may not: " + visible(text)})
 }
 
 // serving is the conversation with one worker.

@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,8 +50,16 @@ type Worker interface {
 	Violations() []string
 }
 
+// An EscapeError is a process that tried what it may not before it was a Worker: the
+// module that it loaded has left its engine.
+type EscapeError struct{ Tried []string }
+
+func (e *EscapeError) Error() string {
+	return "the worker tried what it may not: " + strings.Join(e.Tried, "; ")
+}
+
 // Spawner starts run workers (law 17 of the design: directly, or through a
-// privileged spawner).
+// privileged spawner). One that escapes while it starts is an *EscapeError.
 type Spawner interface {
 	Spawn(ctx context.Context, c Code) (Worker, error)
 }
@@ -62,6 +71,8 @@ type Code struct {
 	// for each process, right before it is started: what is loaded already is not on
 	// disk any more, and nobody can change it.
 	Dir func(context.Context) (string, error)
+	// Escaped is told what a process tried and may not that no run had.
+	Escaped func(tried []string)
 }
 
 // Kit tells workers apart: one that has loaded a kit may serve any run of the same.

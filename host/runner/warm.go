@@ -23,9 +23,10 @@ type Warm struct {
 	life time.Duration // of a spare that nobody takes
 	log  *slog.Logger
 
-	ctx  context.Context
-	stop context.CancelFunc
-	all  sync.WaitGroup
+	ctx     context.Context
+	stop    context.CancelFunc
+	all     sync.WaitGroup
+	watches sync.WaitGroup // of spares, until they end
 
 	mu       sync.Mutex
 	spares   []*spare // oldest first
@@ -34,8 +35,8 @@ type Warm struct {
 
 type spare struct {
 	Worker
-	kit Kit
-	end *time.Timer
+	code Code
+	end  *time.Timer
 }
 
 // NewWarm keeps at most most spares, each for at most life. With most 0 it keeps
@@ -70,7 +71,7 @@ func (w *Warm) take(k Kit) *spare {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, s := range slices.Backward(w.spares) {
-		if s.kit == k {
+		if s.code.Kit == k {
 			w.spares = slices.Delete(w.spares, i, i+1)
 			s.end.Stop()
 			return s
@@ -109,16 +110,25 @@ func (w *Warm) refill(c Code) {
 		w.starting--
 		switch {
 		case err != nil:
+			if e := new(EscapeError); errors.As(err, &e) {
+				w.escaped(c, e.Tried)
+			}
 			if w.ctx.Err() == nil && !errors.Is(err, context.Canceled) { // the run that needs one says it aloud
 				w.log.Warn("a spare worker did not start", slog.String("error", err.Error()))
 			}
 			return
 		case w.ctx.Err() != nil:
-			w.drop(&spare{Worker: fresh})
+			w.drop(&spare{Worker: fresh, code: c})
 			return
 		}
-		s := &spare{Worker: fresh, kit: c.Kit}
+		s := &spare{Worker: fresh, code: c}
 		s.end = time.AfterFunc(w.life, func() { w.expire(s) })
+		w.watches.Go(func() { // nobody asks a spare how it is
+			<-s.Done()
+			if w.leave(s) {
+				w.lost(s)
+			}
+		})
 		w.spares = append(w.spares, s)
 		if len(w.spares) > w.most {
 			w.drop(w.spares[0])
@@ -130,14 +140,31 @@ func (w *Warm) refill(c Code) {
 // lost says why a spare ended that nobody had asked to.
 func (w *Warm) lost(s *spare) {
 	err := s.Worker.Close()
-	w.log.Warn("a spare worker ended while it waited", slog.Any("error", err), slog.Any("tried", s.Violations()))
+	w.log.Warn("a spare worker ended while it waited", slog.Any("error", err))
+	w.escaped(s.code, s.Violations())
+}
+
+// escaped tells in the background what a process tried that no run has.
+func (w *Warm) escaped(c Code, tried []string) {
+	if len(tried) > 0 {
+		w.all.Go(func() { c.Escaped(tried) })
+	}
+}
+
+// leave takes a spare out and reports whether it was still there.
+func (w *Warm) leave(s *spare) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.Index(w.spares, s)
+	if i >= 0 {
+		w.spares = slices.Delete(w.spares, i, i+1)
+		s.end.Stop()
+	}
+	return i >= 0
 }
 
 func (w *Warm) expire(s *spare) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if i := slices.Index(w.spares, s); i >= 0 {
-		w.spares = slices.Delete(w.spares, i, i+1)
+	if w.leave(s) {
 		w.drop(s)
 	}
 }
@@ -147,7 +174,12 @@ func (w *Warm) drop(s *spare) {
 	if s.end != nil {
 		s.end.Stop()
 	}
-	w.all.Go(func() { _ = s.Worker.Close() }) // nobody was served by it
+	w.all.Go(func() {
+		_ = s.Worker.Close() // nobody was served by it
+		if tried := s.Violations(); len(tried) > 0 {
+			s.code.Escaped(tried)
+		}
+	})
 }
 
 // Close ends the spares and waits. It must come after the last Spawn and the last
@@ -160,5 +192,6 @@ func (w *Warm) Close() {
 	}
 	w.spares = nil
 	w.mu.Unlock()
+	w.watches.Wait()
 	w.all.Wait()
 }

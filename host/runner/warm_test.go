@@ -3,6 +3,7 @@ package runner_test
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/host/workspace"
 )
@@ -254,4 +256,86 @@ func TestARunThatTakesASpareReadsNoArtefact(t *testing.T) {
 	if v := b.result(t); v.State != host.StateFailed {
 		t.Errorf("without one: %s", v.State)
 	}
+}
+
+// A module that leaves its engine while it is loaded is named once and not tried again,
+// whether a run needs the process or nobody does yet.
+func TestAnEscapeWhileLoading(t *testing.T) {
+	escape := &runner.EscapeError{Tried: []string{"execve(0x1)"}}
+	alarms := func(t *testing.T, b *bench) (list []audit.Leaf) {
+		t.Helper()
+		v, err := b.Audit(t.Context(), b.caller, 0, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range v.Leaves {
+			var leaf audit.Leaf
+			if err := json.Unmarshal(l.Body, &leaf); err != nil {
+				t.Fatal(err)
+			}
+			if leaf.Kind == audit.KindAlarm {
+				list = append(list, leaf)
+			}
+		}
+		return list
+	}
+	t.Run("for a run", func(t *testing.T) {
+		b, s, _, _, _ := warmed(t)
+		s.before = func(int) { s.err = escape }
+		v := b.result(t)
+		if v.State != host.StateFailed || !strings.Contains(v.Failure, "tried what it may not: execve(0x1)") || s.nth != 1 {
+			t.Errorf("%s: %s, %d processes", v.State, v.Failure, s.nth)
+		}
+		if l := alarms(t, b); len(l) != 1 || l[0].Run != v.ID || l[0].Detail != "execve(0x1)" {
+			t.Errorf("alarms %+v", l)
+		}
+	})
+	digest := fmt.Sprintf("%x", sha256.Sum256([]byte(manifest)))
+	for name, second := range map[string]func(*loader){
+		"for a spare":          func(s *loader) { s.err = escape },
+		"a spare that waits":   func(s *loader) { s.tried = escape.Tried; s.scripts = append(s.scripts, func(net.Conn) {}) },
+		"a spare that is left": func(s *loader) { s.tried = escape.Tried; s.scripts = append(s.scripts, waits) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, s, w, _, _ := warmed(t)
+			s.before = func(nth int) {
+				if nth == 2 {
+					second(s)
+				}
+			}
+			if v := b.result(t); v.State != host.StateSucceeded {
+				t.Fatalf("%s: %s", v.State, v.Failure)
+			}
+			<-s.loaded
+			<-s.loaded
+			w.Settled()
+			w.Close()
+			if l := alarms(t, b); len(l) != 1 || l[0].Run != "" || l[0].Module != digest || l[0].Skill != "fixture" || l[0].Detail != "a spare worker: execve(0x1)" {
+				t.Errorf("alarms %+v", l)
+			}
+		})
+	}
+}
+
+// A spare that ends is noticed when it does, and not when a run asks for one.
+func TestALostSpareIsNamedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeSpawner{scripts: []script{waits, func(net.Conn) {}}}
+		w := runner.NewWarm(s, 1, time.Minute, slog.New(slog.DiscardHandler))
+		defer w.Close()
+		var told []string
+		c := code("a", time.Second)
+		c.Escaped = func(tried []string) { told = append(told, tried...) }
+		p, err := w.Spawn(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		s.tried = []string{"socket(2)"}
+		s.mu.Unlock()
+		end(t, p)
+		if len(told) != 1 || told[0] != "socket(2)" {
+			t.Errorf("told %v", told)
+		}
+	})
 }

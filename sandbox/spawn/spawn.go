@@ -112,8 +112,8 @@ type Walls struct {
 // A FaultError is a Fault frame as an error.
 type FaultError struct{ wire.Fault }
 
-// An EscapeError is a compile worker that tried what it may not: the module that it
-// read has taken it over. Nothing that it left may be used.
+// An EscapeError is a worker that tried what it may not, while it started or compiled:
+// the module that it read has taken it over. Nothing that it left may be used.
 type EscapeError struct{ Tried []Violation }
 
 func (e *EscapeError) Error() string {
@@ -121,7 +121,7 @@ func (e *EscapeError) Error() string {
 	for i, v := range e.Tried {
 		tried[i] = v.String()
 	}
-	return "the compile worker tried what it may not: " + strings.Join(tried, "; ")
+	return "the worker tried what it may not: " + strings.Join(tried, "; ")
 }
 
 func (e *FaultError) Error() string {

@@ -177,7 +177,8 @@ func (s *Spawner) Spawn(ctx context.Context, mode Mode, dir string, cpu time.Dur
 	return p, nil
 }
 
-// await lets a process come up, and ends it if it does not.
+// await lets a process come up, and ends it if it does not. One that tried what it may
+// not is an *EscapeError, whatever else went wrong with it.
 func (s *Spawner) await(ctx context.Context, p *Process, up func() error) error {
 	stop := context.AfterFunc(ctx, p.Kill)
 	err := up()
@@ -191,6 +192,9 @@ func (s *Spawner) await(ctx context.Context, p *Process, up func() error) error 
 	_ = p.Close()
 	if ctx.Err() != nil {
 		err = errors.Join(ctx.Err(), err)
+	}
+	if tried := p.Violations(); len(tried) > 0 {
+		err = fmt.Errorf("%w: %w", &EscapeError{tried}, err)
 	}
 	if text := p.Stderr(); text != "" {
 		err = fmt.Errorf("%w; it printed: %s", err, text)
