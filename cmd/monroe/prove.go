@@ -114,7 +114,8 @@ func (e *env) proved(p api.AuditProof, key, path string, kept []byte) error {
 		if what == "" {
 			what = string(l.Op)
 		}
-		e.printf("audit: proved leaf %d of %d by %d hashes: %s %s %s %s, run %s, %s\n", p.Leaf.Index, head.Size, len(inclusion), l.Kind, what, l.Verdict, l.Cost, l.Run, when(l.Time()))
+		e.printf("audit: proved leaf %d of %d by %d hashes: %s, run %s, %s\n", p.Leaf.Index, head.Size, len(inclusion),
+			strings.Join(strings.Fields(fmt.Sprint(l.Kind, " ", what, " ", l.Verdict, " ", l.Cost)), " "), l.Run, when(l.Time()))
 		e.printf("root %s, signed by %s\n", head.Root, key)
 		if path != "" {
 			e.printf("the log extends the checkpoint kept in %s\n", path)

@@ -201,7 +201,8 @@ func (v *Preview) host(name string) {
 		shown, _ := visible(uni)
 		v.warn(fmt.Sprintf("the host %s is written with other letters than a-z: %s", ascii, shown))
 	}
-	for _, w := range mixedWords(uni) {
+	words, _ := mixedWords(uni)
+	for _, w := range words {
 		v.warn(fmt.Sprintf("the host name part %q mixes alphabets that look alike", w))
 	}
 }

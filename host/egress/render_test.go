@@ -39,7 +39,7 @@ func TestMailPreviewIsTheEnvelopeAndTheDecodedText(t *testing.T) {
 	if field(v, "From") != "monroe@example.com" || field(v, "To") != "a@example.com|b@xn--80ak6aa92e.com" || field(v, "Subject") != "Grüße" || field(v, "X-Extra") != "y" || v.Raw {
 		t.Errorf("%+v", v)
 	}
-	for _, want := range []string{"⟦U+202E⟧", "⟦U+200B⟧", "⟦U+E0041⟧"} {
+	for _, want := range []string{"⟦U+202E⟧", "⟦U+200B⟧", "⟦U+E0041⟧", "p⟦\u0430 U+0430⟧ypal"} {
 		if !strings.Contains(v.Body, want) {
 			t.Errorf("%s is not visible in %q", want, v.Body)
 		}
@@ -52,7 +52,7 @@ func TestMailPreviewIsTheEnvelopeAndTheDecodedText(t *testing.T) {
 			t.Errorf("no warning of %q in %q", want, v.Warnings)
 		}
 	}
-	if strings.Join(v.Links, " ") != "evil.example pаypal.com (xn--pypal-4ve.com)" {
+	if strings.Join(v.Links, " ") != "evil.example p⟦\u0430 U+0430⟧ypal.com (xn--pypal-4ve.com)" {
 		t.Errorf("links %q", v.Links)
 	}
 	d, _ := mailPlan("").Digest()

@@ -10,10 +10,12 @@ import (
 
 // visible makes text safe to show to a person who decides by it. What cannot be
 // seen, what changes the order of what can, and bytes that are no text are written
-// out, such as ⟦U+202E⟧. Line ends and tabs stay. It says what was found.
+// out, such as ⟦U+202E⟧; a letter that stands in a word for its look-alike is followed by
+// its number. Line ends and tabs stay. It says what was found.
 func visible(s string) (string, []string) {
 	var b strings.Builder
 	found := map[string]bool{}
+	words, foreign := mixedWords(s)
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
 		switch {
@@ -27,12 +29,14 @@ func visible(s string) (string, []string) {
 		case hidden(r) != "":
 			fmt.Fprintf(&b, "⟦U+%04X⟧", r)
 			found[hidden(r)] = true
+		case foreign[i]:
+			fmt.Fprintf(&b, "⟦%c U+%04X⟧", r, r)
 		default:
 			b.WriteRune(r)
 		}
 		i += n
 	}
-	for _, w := range mixedWords(s) {
+	for _, w := range words {
 		found[fmt.Sprintf("the word %q mixes alphabets that look alike", w)] = true
 	}
 	var warnings []string
@@ -67,19 +71,35 @@ func hidden(r rune) string {
 	return ""
 }
 
-// mixedWords lists the words that mix Latin letters with those of alphabets that
-// look like them: the usual form of a false name.
-func mixedWords(s string) []string {
-	var out []string
-	for _, w := range strings.FieldsFunc(s, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
-		latin, other := false, false
-		for _, r := range w {
-			latin = latin || unicode.Is(unicode.Latin, r) && r < 0xff00
-			other = other || unicode.In(r, unicode.Cyrillic, unicode.Greek, unicode.Armenian, unicode.Cherokee) || r >= 0xff01 && r <= 0xff5e || r >= 0x1d400 && r <= 0x1d7ff
+// mixedWords lists the words that mix Latin letters with those of alphabets that look
+// like them, the usual form of a false name, and where in s the letters are that are not
+// Latin.
+func mixedWords(s string) (words []string, foreign map[int]bool) {
+	foreign = map[int]bool{}
+	begin, latin, others := 0, false, []int(nil)
+	end := func(at int) {
+		if w := s[begin:at]; latin && len(others) > 0 {
+			if !slices.Contains(words, w) {
+				words = append(words, w)
+			}
+			for _, i := range others {
+				foreign[i] = true
+			}
 		}
-		if latin && other && !slices.Contains(out, w) {
-			out = append(out, w)
+		latin, others = false, nil
+	}
+	for i, r := range s {
+		switch {
+		case !unicode.IsLetter(r) && !unicode.IsDigit(r):
+			end(i)
+			_, n := utf8.DecodeRuneInString(s[i:]) // a byte that is no text is one
+			begin = i + n
+		case unicode.In(r, unicode.Cyrillic, unicode.Greek, unicode.Armenian, unicode.Cherokee) || r >= 0xff01 && r <= 0xff5e || r >= 0x1d400 && r <= 0x1d7ff:
+			others = append(others, i)
+		case unicode.Is(unicode.Latin, r):
+			latin = true
 		}
 	}
-	return out
+	end(len(s))
+	return words, foreign
 }
