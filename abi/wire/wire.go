@@ -60,6 +60,10 @@ const FD = 3
 // ProgramFD is the descriptor of the program that a plugin's launcher becomes.
 const ProgramFD = 4
 
+// ExitUnconfined is the exit status of a worker that refused to start since the kernel
+// lacks a part of the minimum; what it printed says which.
+const ExitUnconfined = 3
+
 // The hand-over: before its first frame a worker sends one of these bytes, the
 // first with the descriptor that reports forbidden system calls (SCM_RIGHTS).
 const (

@@ -27,8 +27,9 @@ import (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// run returns the exit code: 0 after an orderly end, whatever the guest did, 1 if it
-// cannot be confined or the host is gone, 2 for wrong arguments.
+// run returns the exit code: 0 after an orderly end, whatever the guest did, 1 if
+// something failed or the host is gone, 2 for wrong arguments, wire.ExitUnconfined if the
+// kernel lacks a part of the minimum.
 func run(args []string, stdout, stderr io.Writer) int {
 	var cfg confine.Config
 	flags := flag.NewFlagSet("monroe-worker", flag.ContinueOnError)
@@ -56,6 +57,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if err := work(cfg, stderr); err != nil {
 		fmt.Fprintln(stderr, "monroe-worker:", err)
+		if errors.Is(err, confine.ErrUnsupported) {
+			return wire.ExitUnconfined
+		}
 		return 1
 	}
 	return 0

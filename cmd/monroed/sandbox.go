@@ -88,6 +88,12 @@ func (c compiler) Compile(ctx context.Context, upload []byte, dir string) (modul
 	if e := new(spawn.EscapeError); errors.As(err, &e) {
 		return module.Compiled{}, &module.EscapeError{Tried: e.Error()}
 	}
+	if u := new(spawn.UnconfinedError); errors.As(err, &u) {
+		return module.Compiled{}, &host.Problem{
+			Kind: host.ErrOverload, Code: "UNCONFINED", Detail: "no worker starts, as a wall of the minimum is missing: " + u.Why,
+			Remedy: "give this host the kernel that docs/confinement.md asks for, or develop without the wall by --insecure-dev; nothing was stored",
+		}
+	}
 	if err != nil {
 		return module.Compiled{}, err
 	}

@@ -99,3 +99,21 @@ func flood(t *testing.T, h *hostile, most int, dir string) {
 	}
 	t.Logf("%d workers, %v each", most, each)
 }
+
+// TestCompileMemory: a compilation that needs more memory than it may have is the
+// author's to change, whichever wall ended it.
+func TestCompileMemory(t *testing.T) { forkers(t, exerciseCompileMemory) }
+
+func exerciseCompileMemory(t *testing.T, newSpawner func(*testing.T, string, bool) *spawn.Spawner) {
+	s := newSpawner(t, badPath, true)
+	s.Memory = 160 << 20
+	for name, how := range map[string]string{"the host ends it": "insecure devours", "the kernel gives no more": "insecure exhausts"} {
+		t.Run(name, func(t *testing.T) {
+			_, err := s.Compile(t.Context(), []byte("a module"), named(t, how))
+			var f *spawn.FaultError
+			if !errors.As(err, &f) || f.Code != wire.FaultTooLarge || !strings.Contains(f.Message, "more than 160 MiB; split") {
+				t.Errorf("it came to %v", err)
+			}
+		})
+	}
+}

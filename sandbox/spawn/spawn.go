@@ -94,7 +94,8 @@ var (
 	ErrDigest = errors.New("the program is not the one that was pinned")
 	// ErrClosed is returned by a closed Spawner.
 	ErrClosed = errors.New("the spawner is closed")
-	// ErrUnsupported is wrapped by New where workers cannot be started.
+	// ErrUnsupported is wrapped by New where workers cannot be started, and by Spawn where
+	// one refused to start because a wall of the minimum is missing.
 	ErrUnsupported = errors.New("this platform cannot start workers")
 )
 
@@ -111,6 +112,13 @@ type Walls struct {
 
 // A FaultError is a Fault frame as an error.
 type FaultError struct{ wire.Fault }
+
+// An UnconfinedError is a worker that refused to start, as the kernel lacks a part of the
+// minimum. It is an ErrUnsupported.
+type UnconfinedError struct{ Why string }
+
+func (e *UnconfinedError) Error() string { return ErrUnsupported.Error() + ": " + e.Why }
+func (e *UnconfinedError) Unwrap() error { return ErrUnsupported }
 
 // An EscapeError is a worker that tried what it may not, while it started or compiled:
 // the module that it read has taken it over. Nothing that it left may be used.

@@ -11,12 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/getmonroe/monroe/abi"
+	"github.com/getmonroe/monroe/abi/wire"
 )
 
 // A Spawner starts workers from one program. Create it with New. Its fields may be
@@ -193,11 +195,13 @@ func (s *Spawner) await(ctx context.Context, p *Process, up func() error) error 
 	if ctx.Err() != nil {
 		err = errors.Join(ctx.Err(), err)
 	}
+	if exit := new(ExitError); errors.As(p.Wait(), &exit) && exit.Status.Exited() && exit.Status.ExitStatus() == wire.ExitUnconfined {
+		err = &UnconfinedError{strings.TrimSuffix(p.Stderr(), `\n`)}
+	} else if text := p.Stderr(); text != "" {
+		err = fmt.Errorf("%w; it printed: %s", err, text)
+	}
 	if tried := p.Violations(); len(tried) > 0 {
 		err = fmt.Errorf("%w: %w", &EscapeError{tried}, err)
-	}
-	if text := p.Stderr(); text != "" {
-		err = fmt.Errorf("%w; it printed: %s", err, text)
 	}
 	return fmt.Errorf("%w: %w", ErrNotReady, err)
 }

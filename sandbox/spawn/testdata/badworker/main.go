@@ -67,6 +67,20 @@ func main() {
 	case "insecure stalls":
 		send([]byte{wire.HandoverNone})
 		ready(good)
+	case "insecure devours", "insecure exhausts":
+		send([]byte{wire.HandoverNone})
+		ready(good)
+		if filepath.Base(dir) == "insecure exhausts" {
+			_ = unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: 128 << 20, Max: 128 << 20})
+		}
+		var held [][]byte
+		for {
+			more := make([]byte, 1<<20)
+			for i := 0; i < len(more); i += 4096 {
+				more[i] = 1
+			}
+			held = append(held, more)
+		}
 	case "floods without an end":
 		go func() {
 			for {
