@@ -215,40 +215,43 @@ func (t *Tree) Close() error {
 }
 
 // New makes a group. Limits that the tree does not enforce are left out.
-func (t *Tree) New(name string, l Limits) (g *Group, err error) {
-	g = &Group{tree: t, v1: map[string]string{}}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("cgroup: %w", err), g.Remove())
-		}
-	}()
+func (t *Tree) New(name string, l Limits) (*Group, error) {
+	g := &Group{tree: t, v1: map[string]string{}}
+	if err := g.make(name, l); err != nil {
+		return nil, errors.Join(fmt.Errorf("cgroup: %w", err), g.Remove())
+	}
+	return g, nil
+}
+
+func (g *Group) make(name string, l Limits) (err error) {
+	t := g.tree
 	if t.unified != "" {
 		dir := filepath.Join(t.place, name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			return nil, err
+			return err
 		}
 		g.dirs = append(g.dirs, dir)
 		if g.dir2, err = os.Open(dir); err != nil {
-			return nil, err
+			return err
 		}
 		for _, c := range t.limited {
 			if err := limit(c, dir, l, false); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
 	for c, parent := range t.v1 {
 		dir := filepath.Join(parent, name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			return nil, err
+			return err
 		}
 		g.dirs = append(g.dirs, dir)
 		g.v1[c] = dir
 		if err := limit(c, dir, l, true); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return g, nil
+	return nil
 }
 
 // period of the processor's limit, in microseconds.

@@ -3,6 +3,7 @@ package cgroup_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -176,15 +177,62 @@ func TestRootEnforces(t *testing.T) {
 }
 
 // TestRootProcessor burns 200 ms of processor time: with a quarter of a processor that
-// takes at least three times as long, whatever else the machine does.
+// takes at least three times as long, whatever else the machine does. Its twin may use
+// more than there is to use, and the kernel does not hold it up.
 func TestRootProcessor(t *testing.T) {
 	tree := open(t)
-	began := time.Now()
-	if _, err := in(t, group(t, tree, cgroup.Limits{CPU: 0.25}), "burn"); err != nil {
+	g, began := group(t, tree, cgroup.Limits{CPU: 0.25}), time.Now()
+	if _, err := in(t, g, "burn"); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took < 600*time.Millisecond {
-		t.Errorf("it took %v", took)
+	if took, n := time.Since(began), throttled(t, g); took < 600*time.Millisecond || n == 0 {
+		t.Errorf("it took %v, and was held up %d times", took, n)
+	}
+	t.Run("twin", func(t *testing.T) {
+		g := group(t, tree, cgroup.Limits{CPU: 64})
+		if _, err := in(t, g, "burn"); err != nil {
+			t.Fatal(err)
+		}
+		if n := throttled(t, g); n != 0 {
+			t.Errorf("it was held up %d times", n)
+		}
+	})
+}
+
+// throttled is how often the kernel held a group up.
+func throttled(t *testing.T, g *cgroup.Group) (n int) {
+	t.Helper()
+	where, err := in(t, g, "cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := g.Dir().Name()
+	for line := range strings.Lines(where) {
+		if parts := strings.SplitN(strings.TrimSpace(line), ":", 3); slices.Contains(strings.Split(parts[1], ","), "cpu") {
+			dir = filepath.Join("/sys/fs/cgroup/cpu", parts[2])
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "cpu.stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "nr_throttled ")
+	if _, err := fmt.Sscan(after, &n); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return n
+}
+
+// TestRootNameTaken: a group that cannot be made is an error, and whose name it is keeps
+// what it has.
+func TestRootNameTaken(t *testing.T) {
+	tree := open(t)
+	g := group(t, tree, cgroup.Limits{PIDs: 1000})
+	if _, err := tree.New(filepath.Base(g.Dir().Name()), cgroup.Limits{}); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second one of that name: %v", err)
+	}
+	if out, err := in(t, g, "threads"); err != nil {
+		t.Errorf("the first one afterwards: %q, %v", out, err)
 	}
 }
 
