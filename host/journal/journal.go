@@ -97,6 +97,14 @@ type Body struct {
 // ErrDiverged is wrapped when a run asks something else than it did before.
 var ErrDiverged = errors.New("the run diverged")
 
+// NewerError says that a newer binary wrote to the journal, and this one cannot tell
+// what. Its chain verifies so far. Earlier versions are all read.
+type NewerError struct{ Version int } // of a record
+
+func (e *NewerError) Error() string {
+	return fmt.Sprintf("journal: it has records of version %d, this binary reads up to %d", e.Version, recordVersion)
+}
+
 // ErrCorrupt is wrapped when the stored records are not what was written.
 var ErrCorrupt = errors.New("journal: the records do not verify")
 
@@ -296,10 +304,10 @@ func (l *Log) Add(k Kind, call uint32, at time.Time, b Body, lab label.Set) erro
 	}
 	r := store.Record{Seq: l.next, Call: call, Kind: string(k), Version: recordVersion, Time: at}
 	row := l.row(r.Seq)
-	if r.Body, err = l.key.Seal(slot("body", row), plain); err != nil {
+	if r.Body, err = l.key.Seal(slot("body", row, r.Version), plain); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	if r.Label, err = l.key.Seal(slot("label", row), labelText); err != nil {
+	if r.Label, err = l.key.Seal(slot("label", row, r.Version), labelText); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	if len(r.Body) > store.MaxInline {

@@ -139,11 +139,14 @@ func (o *opening) end() (*Log, error) {
 
 // unseal opens a record into o.body.
 func (o *opening) unseal(r *store.Record) (*label.Set, error) {
-	if r.Version != recordVersion {
-		return nil, fmt.Errorf("%w: record %d has version %d, which this binary does not know", ErrCorrupt, r.Seq, r.Version)
+	if r.Version < 1 {
+		return nil, fmt.Errorf("%w: record %d has version %d", ErrCorrupt, r.Seq, r.Version)
+	}
+	if r.Version > recordVersion {
+		return nil, &NewerError{r.Version}
 	}
 	l, row := o.log, o.log.row(r.Seq)
-	plain, err := l.key.OpenIn(&o.mem, slot("body", row), r.Body)
+	plain, err := l.key.OpenIn(&o.mem, slot("body", row, r.Version), r.Body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
@@ -154,7 +157,7 @@ func (o *opening) unseal(r *store.Record) (*label.Set, error) {
 	if err := l.expand(r.Seq, &o.body); err != nil {
 		return nil, err
 	}
-	if plain, err = l.key.OpenIn(&o.mem, slot("label", row), r.Label); err != nil {
+	if plain, err = l.key.OpenIn(&o.mem, slot("label", row, r.Version), r.Label); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	if lab := l.labels.get(string(plain)); lab != nil { // most are like one before
@@ -169,6 +172,6 @@ func (o *opening) unseal(r *store.Record) (*label.Set, error) {
 
 func (l *Log) row(seq int64) string { return string(l.run) + "/" + strconv.FormatInt(seq, 10) }
 
-func slot(column, row string) vault.Slot {
-	return vault.Slot{Table: "journal", Column: column, Row: row, Version: recordVersion}
+func slot(column, row string, version int) vault.Slot {
+	return vault.Slot{Table: "journal", Column: column, Row: row, Version: version}
 }

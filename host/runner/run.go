@@ -91,6 +91,10 @@ func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
 	diverged, lost, past := 0, 0, 0
 	for {
 		p, err := r.prepare(ctx, id)
+		if newer := new(journal.NewerError); errors.As(err, &newer) {
+			pins := host.Pins{Engine: p.row.Engine, ABI: p.row.ABI, Record: newer.Version}
+			return r.hold(p, &pinned{pins.Unmet(p.row.Engine, p.row.ABI)})
+		}
 		if err != nil || p == nil {
 			return err
 		}
@@ -134,7 +138,7 @@ func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
 }
 
 // prepare loads a run and moves it to running. It returns nil if there is nothing
-// to do.
+// to do, and with an error of the journal the run without it.
 func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) {
 	p := &prepared{}
 	var mod store.Module
@@ -167,7 +171,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	}
 	log, err := r.journal(ctx, id, key)
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	if err := r.unseal(p, key); err != nil {
 		return nil, err
@@ -386,7 +390,7 @@ func (r *Runner) hold(p *prepared, why *pinned) error {
 	if err != nil {
 		return err
 	}
-	p.session.Emit(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: why.why + "; start the binary that it began under, or cancel it"})
+	r.emit(p)(host.Event{Kind: host.EventState, State: host.StateWaiting, Text: why.why + "; start the binary that it began under, or cancel it"})
 	return broker.ErrSuspended
 }
 

@@ -26,8 +26,10 @@ import (
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
 	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/journal"
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/store/storetest"
 	"github.com/getmonroe/monroe/host/workspace"
 )
@@ -418,6 +420,82 @@ func TestAnotherEngineWaitsForItsOwn(t *testing.T) {
 	b.await(t, second, func(host.RunState) bool { return false })
 	if v := b.view(t, second); v.State != host.StateSucceeded {
 		t.Errorf("under its own engine again it %s: %s", v.State, v.Failure)
+	}
+}
+
+// TestNewerRecordsWaitForTheirBinary goes back to a binary that does not know the form
+// of a run's records: it holds the run, changes nothing, and says why.
+func TestNewerRecordsWaitForTheirBinary(t *testing.T) {
+	const why = "the run's journal has records of version 2, this binary reads up to 1"
+	var ahead atomic.Int64
+	parks := func(c net.Conn) { open(c); call(c, 1, now); call(c, 2, sleep) }
+	s := &fakeSpawner{scripts: []script{parks, parks, func(c net.Conn) { open(c); past(c, 1); seen(c, 1, now); call(c, 2, sleep); done(c) }}}
+	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	held := func() host.RunID {
+		t.Helper()
+		r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+		b.writtenBy(t, r.ID, 2)
+		ahead.Add(int64(2 * time.Hour))
+		b.reopen(t)
+		b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+		v := b.view(t, r.ID)
+		if v.State != host.StateWaiting || v.Wait != host.WaitPinned || v.Waiting == nil || v.Waiting.Expires.IsZero() || strings.Contains(v.Notice, "quarantined") {
+			t.Fatalf("the run is %s %s: %s %s", v.State, v.Wait, v.Failure, v.Notice)
+		}
+		list, err := b.Pins(t.Context(), b.caller)
+		if err != nil || len(list) != 1 || list[0].Unmet(engine, abi.Version) != why {
+			t.Errorf("upgrade --check is told %+v, %v", list, err)
+		}
+		return r.ID
+	}
+	first := held()
+	ahead.Add(int64(8 * 24 * time.Hour))
+	if err := b.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if v := b.finish(t, first); v.State != host.StateFailed || v.Failure != why {
+		t.Errorf("nobody came: %s %q", v.State, v.Failure)
+	}
+	second, started := held(), s.started
+	b.writtenBy(t, second, host.RecordVersion) // in place of a newer binary that knows them
+	b.reopen(t)
+	if v := b.finish(t, second); v.State != host.StateSucceeded || s.started != started+1 {
+		t.Errorf("under its own binary again it %s: %s; %d workers", v.State, v.Failure, s.started-started)
+	}
+}
+
+// writtenBy gives the last record of a run the version of another binary, and the chain
+// that it then has.
+func (b *bench) writtenBy(t *testing.T, id host.RunID, version int) {
+	t.Helper()
+	db, done := b.beside(t)
+	defer done()
+	mark := func(n int) string {
+		if b.config.Postgres != nil {
+			return fmt.Sprintf("$%d", n)
+		}
+		return "?"
+	}
+	var prev, chain []byte
+	var at int64
+	r := store.Record{Version: version}
+	err := db.QueryRowContext(t.Context(), `SELECT j.seq, j.call_no, j.kind, j.ts, j.body_enc, j.label_enc, p.chain_sha256 FROM journal j
+		JOIN journal p ON p.ws = j.ws AND p.run_id = j.run_id AND p.seq = j.seq - 1 WHERE j.run_id = `+mark(1)+` ORDER BY j.seq DESC LIMIT 1`, id).
+		Scan(&r.Seq, &r.Call, &r.Kind, &at, &r.Body, &r.Label, &prev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Time = time.Unix(0, at)
+	head := journal.Link(abi.Digest(prev), &r)
+	chain = head[:]
+	_, e1 := db.ExecContext(t.Context(), `UPDATE journal SET rec_ver = `+mark(1)+`, chain_sha256 = `+mark(2)+` WHERE run_id = `+mark(3)+` AND seq = `+mark(4), version, chain, id, r.Seq)
+	_, e2 := db.ExecContext(t.Context(), `UPDATE run SET chain_sha256 = `+mark(1)+` WHERE run_id = `+mark(2), chain, id)
+	if err := errors.Join(e1, e2); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -184,17 +184,22 @@ func TestEveryWaitHasAnOwnerAndAnEnd(t *testing.T) {
 // tamper changes the database beside the daemon.
 func (b *bench) tamper(t *testing.T, query string) {
 	t.Helper()
-	var db *sql.DB
-	if b.config.Postgres != nil {
-		db = storetest.DB(t, b.config.Dir)
-	} else {
-		var err error
-		if db, err = sql.Open("sqlite", filepath.Join(b.config.Dir, "monroe.db")); err != nil {
-			t.Fatal(err)
-		}
-		defer db.Close()
-	}
+	db, done := b.beside(t)
+	defer done()
 	if _, err := db.ExecContext(t.Context(), query); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// beside opens the database beside the daemon.
+func (b *bench) beside(t *testing.T) (db *sql.DB, done func()) {
+	t.Helper()
+	if b.config.Postgres != nil {
+		return storetest.DB(t, b.config.Dir), func() {}
+	}
+	db, err := sql.Open("sqlite", filepath.Join(b.config.Dir, "monroe.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db, func() { _ = db.Close() }
 }

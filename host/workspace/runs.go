@@ -248,7 +248,8 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		if key, err = w.keys.OpenRunKey(id, row.Key); err != nil {
 			return err
 		}
-		if log, err = journal.Load(tx, &row, key); errors.Is(err, journal.ErrCorrupt) {
+		log, err = journal.Load(tx, &row, key)
+		if newer := new(journal.NewerError); errors.Is(err, journal.ErrCorrupt) || errors.As(err, &newer) {
 			broken, err = err, nil
 		}
 		return err
@@ -262,7 +263,11 @@ func (w *Workspace) Run(ctx context.Context, _ host.Caller, id host.RunID) (v ap
 		return v, nil
 	}
 	if broken != nil { // the run is of no use, and people have to see why
-		v.Notice = "quarantined: " + broken.Error()
+		v.Notice = broken.Error()
+		if errors.Is(broken, journal.ErrCorrupt) {
+			v.Notice = "quarantined: " + v.Notice
+		}
+		v.Waiting = w.waiting(&row, nil)
 		return v, nil
 	}
 	v.Waiting = w.waiting(&row, log)
@@ -300,7 +305,7 @@ func (w *Workspace) waiting(row *store.Run, log *journal.Log) *host.WaitView {
 		return nil
 	}
 	v := &host.WaitView{Kind: row.Wait, Owner: row.Wait.Owner(), Expires: row.WakeAt, Next: row.WakeAt}
-	if row.Wait == host.WaitBudget {
+	if row.Wait == host.WaitBudget && log != nil {
 		for _, e := range log.Entries() {
 			if e.Answer == nil && !e.Short.IsZero() {
 				v.Expires = e.Short.Add(w.broker.BudgetLife)
