@@ -173,7 +173,7 @@ func TestLinuxHostileGuests(t *testing.T) {
 		return finish(b, name, "", limits, code(im))
 	}
 	faults("loops", guest("loops", `"wall_ns":500000000`, func(wt.Imports) []byte { return wt.Cat(wt.Forever(), wt.I32Const(0)) }), "LIMIT: the run took longer than 500ms")
-	faults("burns", guest("burns", `"cpu_ns":1000000000`, func(wt.Imports) []byte { return wt.Cat(wt.Forever(), wt.I32Const(0)) }), "CPU")
+	faults("burns", guest("burns", `"cpu_ns":1000000000`, func(wt.Imports) []byte { return wt.Cat(wt.Forever(), wt.I32Const(0)) }), "LIMIT: the run's process reached a limit: the worker was killed by its CPU limit of 1s")
 	faults("traps", guest("traps", "", func(wt.Imports) []byte { return wt.Unreachable }), "TRAP: ")
 	faults("points", guest("points", "", func(im wt.Imports) []byte {
 		return wt.Cat(wt.I32Const(65530), wt.I32Const(100), wt.I32Const(0), wt.I32Const(0), wt.Call(im.Call), wt.Wrap)

@@ -314,6 +314,8 @@ func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
 			err = r.escaped(p, tried)
 		} else if errors.Is(context.Cause(ctx), errWall) {
 			err = &fault{wire.Fault{Code: wire.FaultLimit, Message: fmt.Sprintf("the run took longer than %v without waiting", p.start.Limits.Wall)}}
+		} else if errors.Is(err, errGone) && errors.Is(ended, ErrLimit) { // another process would reach it as well
+			err = &fault{wire.Fault{Code: wire.FaultLimit, Message: ended.Error()}}
 		} else if errors.Is(err, errGone) && ended != nil {
 			err = fmt.Errorf("%w: %w", err, ended)
 		}
@@ -399,7 +401,7 @@ const maxLost = 2
 
 // ErrLimit is wrapped by Worker.Close if the process was ended by a limit of its own:
 // another one would come to the same end.
-var ErrLimit = errors.New("limit of the process")
+var ErrLimit = errors.New("the run's process reached a limit")
 
 var (
 	errWall  = errors.New("wall clock limit")

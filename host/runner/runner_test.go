@@ -361,7 +361,7 @@ func TestARunOutlivesItsWorker(t *testing.T) {
 		t.Errorf("with %d workers the run %s: %s", s.started, v.State, v.Failure)
 	}
 	s = &fakeSpawner{ended: fmt.Errorf("%w of 1s", runner.ErrLimit), scripts: []script{gone, well}}
-	if v := newBench(t, s).result(t); v.State != host.StateFailed || s.started != 1 || !strings.Contains(v.Failure, "limit of the process of 1s") {
+	if v := newBench(t, s).result(t); v.State != host.StateFailed || s.started != 1 || !strings.Contains(v.Failure, "LIMIT: the run's process reached a limit of 1s") {
 		t.Errorf("with %d workers the run %s: %s", s.started, v.State, v.Failure)
 	}
 }
