@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strings"
 
 	"github.com/getmonroe/monroe/abi/wire"
@@ -25,7 +27,13 @@ import (
 	"github.com/getmonroe/monroe/sandbox/worker"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	// Not by the environment, of which a worker has none. The memory limit makes the
+	// collector work before the kernel does; threads beyond two help no guest.
+	debug.SetMemoryLimit(1 << 30)
+	runtime.GOMAXPROCS(2)
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // run returns the exit code: 0 after an orderly end, whatever the guest did, 1 if
 // something failed or the host is gone, 2 for wrong arguments, wire.ExitUnconfined if the

@@ -29,6 +29,7 @@ const (
 	Exec        Attempt = "exec"        // another program in this process's place
 	Process     Attempt = "process"     // a process more
 	Ptrace      Attempt = "ptrace"      // process id: into the memory of another process
+	ReadMemory  Attempt = "read-memory" // process id: its memory without tracing it
 	Signal      Attempt = "signal"      // process id
 	BPF         Attempt = "bpf"         // programs in the kernel
 	Namespaces  Attempt = "namespaces"  // a user namespace with all capabilities

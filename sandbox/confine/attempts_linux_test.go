@@ -135,7 +135,7 @@ func TestLinuxAttempts(t *testing.T) {
 			{"mprotect-wx", "EPERM", "mprotect"},
 			{"signal 1", "EPERM", "kill"},
 			{"setrlimit", "EPERM", "prlimit64"},
-			{"io_uring", "ENOSYS", ""},
+			{"io_uring", "EPERM", "io_uring_setup"},
 			{"clone3", "ENOSYS", ""},
 			{"openat2", "ENOSYS", ""},
 			{"sendmsg", "EPERM", ""},

@@ -15,7 +15,7 @@
 //   - A plugin's program is told of its parent's death as its launcher is (TestLinuxPluginDies).
 //   - In run mode nothing can be opened once Seal returned (TestLinuxAttempts).
 //   - What is forbidden fails with EPERM and the host is told before the caller is;
-//     io_uring, clone3 and openat2 are ENOSYS, so that callers fall back.
+//     clone3 and openat2, and in a plugin io_uring, are ENOSYS, so that callers fall back.
 //   - A kernel that cannot do this is an error that names what is missing; to go on
 //     without it takes an explicit argument (Config.Insecure), never a default.
 //   - A healthy worker causes no report at all (TestLinuxSoak).

@@ -136,7 +136,7 @@ var table = []row{
 	{canary.Abstract, open, open, denied, denied, either, "socket", false},
 	{canary.UnixPath, denied, open, denied, open, either, "socket", false},
 	{canary.SocketPair, open, open, denied, open, open, "socketpair", false},
-	{canary.IOUring, either, either, denied, either, either, "", false},
+	{canary.IOUring, either, either, denied, either, either, "io_uring_setup", false},
 	{canary.Exec, open, open, denied, open, open, "execve", false},
 	{canary.Process, open, open, denied, open, open, "clone", false},
 	{canary.Ptrace, denied, either, denied, denied, denied, "ptrace", false},

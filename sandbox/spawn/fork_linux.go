@@ -199,9 +199,7 @@ func (n *nursery) fork(b birth) (child, error) {
 	cmd := &exec.Cmd{
 		Path: n.path(k),
 		Args: append(args, string(b.mode), "/proc/self/cwd"),
-		// Never this process's environment. The memory limit makes the collector work
-		// before the kernel does; threads beyond two help no guest.
-		Env: []string{"GOMEMLIMIT=1GiB", "GOMAXPROCS=2"},
+		Env:  []string{}, // nil would be this process's
 		// The worker opens its directory by its working directory: the path may lead
 		// through directories that its user may not enter.
 		Dir:         fmt.Sprintf("/proc/self/fd/%d", b.dir.Fd()),

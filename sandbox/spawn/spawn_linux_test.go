@@ -130,7 +130,7 @@ func exerciseHealthyWorker(t *testing.T, newSpawner func(*testing.T, string, boo
 	p := start(t, s, compiled(t, s, wasmtest.Asks(request, 100)), time.Minute)
 	if os.Getuid() == 0 { // an undumpable process is root's to look at
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID()))
-		if want := "GOMEMLIMIT=1GiB\x00GOMAXPROCS=2\x00"; err != nil || string(env) != want {
+		if err != nil || len(env) > 0 {
 			t.Errorf("environment %q, error %v", env, err)
 		}
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
