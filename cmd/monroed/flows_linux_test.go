@@ -15,6 +15,21 @@ import (
 	"github.com/getmonroe/monroe/host/api"
 )
 
+// unified is where control groups of version 2 are mounted.
+func unified(t *testing.T) (at string) {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); strings.Contains(line, " - cgroup2 ") {
+			at = f[4]
+		}
+	}
+	return at
+}
+
 // intrude connects from within the daemon's control group, as a library would that
 // does not know of leases.
 func (d *daemon) intrude(proto, address string) error {
@@ -24,17 +39,7 @@ func (d *daemon) intrude(proto, address string) error {
 		d.t.Fatal(err)
 	}
 	_, path, _ := strings.Cut(string(text)[strings.Index(string(text), "0::"):], "::")
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	at := ""
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); strings.Contains(line, " - cgroup2 ") {
-			at = f[4]
-		}
-	}
-	dir, err := os.Open(filepath.Join(at, strings.TrimSpace(path)))
+	dir, err := os.Open(filepath.Join(unified(d.t), strings.TrimSpace(path)))
 	if err != nil {
 		d.t.Fatal(err)
 	}
