@@ -14,6 +14,7 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/sandbox/canary"
+	"github.com/getmonroe/monroe/sandbox/spawn"
 	wt "github.com/getmonroe/monroe/sandbox/wasmtest"
 )
 
@@ -114,11 +115,12 @@ func TestLinuxBrokenEngine(t *testing.T) {
 	socket, token, daemon, run := filepath.Join(d.dir, "api.sock"), filepath.Join(d.dir, "owner.token"), fmt.Sprint(d.cmd.Process.Pid), fmt.Sprint(other)
 	var next int64
 	_, next = d.alarms(0)
+	const sealed = "sealed"
 	for _, c := range []struct {
 		attempt  canary.Attempt
 		argument string
 		reported string // the system call that the alarm names; empty: it is refused in silence
-		run      string // what it comes to in silence
+		run      string // what it comes to in silence; sealed: the process is ended and the alarm says by what kind of call
 		compile  string // there; empty: not tried
 	}{
 		{canary.TCP, l.Addr().String(), "socket", "", ""},
@@ -147,28 +149,27 @@ func TestLinuxBrokenEngine(t *testing.T) {
 		{canary.MemoryFile, "", "memfd_create", "", ""},
 		{canary.IOUring, "", "io_uring_setup", "", ""},
 		// The call is one that both need for their own directory: the last filter of a run
-		// refuses it whatever is asked for, and Landlock all that lies elsewhere, and
-		// neither has anybody to tell.
-		{canary.ReadSystem, "", "", "EPERM", "EACCES"},
-		{canary.ReadHost, token, "", "EPERM", "EACCES"},
-		{canary.ReadHost, "/proc/" + run + "/mem", "", "EPERM", "EACCES"},
-		{canary.ReadModule, "", "", "EPERM", ""}, // a compilation's own
-		{canary.WriteTemp, "/tmp/monroe-must-not-exist", "", "EPERM", "EACCES"},
+		// ends whoever makes it. Landlock refuses what lies elsewhere, and has nobody to tell.
+		{canary.ReadSystem, "", "", sealed, "EACCES"},
+		{canary.ReadHost, token, "", sealed, "EACCES"},
+		{canary.ReadHost, "/proc/" + run + "/mem", "", sealed, "EACCES"},
+		{canary.ReadModule, "", "", sealed, ""}, // a compilation's own
+		{canary.WriteTemp, "/tmp/monroe-must-not-exist", "", sealed, "EACCES"},
 		{canary.Descriptors, "", "", "EBADF", "EBADF"},
 	} {
 		attempt := strings.TrimSpace(string(c.attempt) + " " + c.argument)
 		// named holds the alarm, if there is to be one, against when it began.
-		named := func(t *testing.T, began time.Time, about func(audit.Leaf) bool) {
+		named := func(t *testing.T, want string, began time.Time, about func(audit.Leaf) bool) {
 			t.Helper()
 			var told []audit.Leaf
 			told, next = d.alarms(next)
-			if c.reported == "" {
+			if want == "" {
 				if len(told) > 0 {
 					t.Errorf("alarms %+v", told)
 				}
 				return
 			}
-			if len(told) != 1 || !about(told[0]) || !strings.Contains(told[0].Detail, c.reported+"(") {
+			if len(told) != 1 || !about(told[0]) || !strings.Contains(told[0].Detail, want) {
 				t.Fatalf("alarms %+v", told)
 			}
 			// A process's start included.
@@ -176,19 +177,27 @@ func TestLinuxBrokenEngine(t *testing.T) {
 				t.Errorf("it was named after %v", after)
 			}
 		}
+		call := ""
+		if c.reported != "" {
+			call = c.reported + "("
+		}
 		t.Run(attempt, func(t *testing.T) {
+			call := call
+			if c.run == sealed {
+				call = spawn.SealedCall
+			}
 			input, err := json.Marshal("escape " + attempt)
 			if err != nil {
 				t.Fatal(err)
 			}
 			id := d.start("fixture", string(input))
 			v := d.finished(id)
-			named(t, d.running(id), func(l audit.Leaf) bool { return l.Run == id })
-			if c.reported == "" {
+			named(t, call, d.running(id), func(l audit.Leaf) bool { return l.Run == id })
+			if call == "" {
 				if v.State != host.StateSucceeded || string(v.Result) != `"`+c.run+`"` {
 					t.Errorf("the run %s: %s; the attempt came to %s", v.State, v.Failure, v.Result)
 				}
-			} else if v.State != host.StateFailed || !strings.Contains(v.Failure, "tried what it may not: "+c.reported+"(") || v.Result != nil {
+			} else if v.State != host.StateFailed || !strings.Contains(v.Failure, "tried what it may not: "+call) || v.Result != nil {
 				t.Errorf("the run %s: %s", v.State, v.Failure)
 			}
 		})
@@ -198,12 +207,12 @@ func TestLinuxBrokenEngine(t *testing.T) {
 		t.Run("compile "+attempt, func(t *testing.T) {
 			began := time.Now()
 			_, err := d.PushSkill(d.ctx(), with(func(b *wt.Builder) { b.Custom("note", []byte("escape while it is compiled: "+attempt+"|")) }))
-			named(t, began, func(l audit.Leaf) bool { return l.Module != "" && l.Run == "" })
+			named(t, call, began, func(l audit.Leaf) bool { return l.Module != "" && l.Run == "" })
 			if c.reported == "" {
 				if err == nil || !strings.Contains(err.Error(), "came to "+c.compile) {
 					t.Errorf("%v", err)
 				}
-			} else if p := refused(t, err, 422, "MODULE_ESCAPE"); !strings.Contains(p.Detail, c.reported+"(") {
+			} else if p := refused(t, err, 422, "MODULE_ESCAPE"); !strings.Contains(p.Detail, call) {
 				t.Errorf("%s", p.Detail)
 			}
 		})

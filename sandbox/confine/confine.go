@@ -16,6 +16,7 @@
 //   - In run mode nothing can be opened once Seal returned (TestLinuxAttempts).
 //   - What is forbidden fails with EPERM and the host is told before the caller is;
 //     clone3 and openat2, and in a plugin io_uring, are ENOSYS, so that callers fall back.
+//     A call for files that a sealed run makes ends its process, which tells as well.
 //   - A kernel that cannot do this is an error that names what is missing; to go on
 //     without it takes an explicit argument (Config.Insecure), never a default.
 //   - A healthy worker causes no report at all (TestLinuxSoak).

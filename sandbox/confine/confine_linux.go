@@ -193,7 +193,7 @@ func (c *Confinement) Seal() error {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if _, err := without(append(reading[:], unix.SYS_SECCOMP)...).install(); err != nil {
+	if _, err := sealed(c.cfg.Mode).install(); err != nil {
 		return fmt.Errorf("the last filter cannot be installed: %w", err)
 	}
 	c.enforced = append(c.enforced, "sealed")

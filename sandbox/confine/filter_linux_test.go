@@ -75,7 +75,7 @@ func interpreter(t *testing.T, p policy) func(call) verdict {
 func TestFilterIsItsTable(t *testing.T) {
 	tables := map[string]policy{
 		"run": allowed(ModeRun), "compile": allowed(ModeCompile), "canary": allowed(ModeCanary), "plugin": allowed(ModePlugin),
-		"after the hand-over": without(unix.SYS_SENDMSG, unix.SYS_PRCTL), "sealed": without(append(reading[:], unix.SYS_SECCOMP)...),
+		"after the hand-over": without(unix.SYS_SENDMSG, unix.SYS_PRCTL), "sealed": sealed(ModeRun), "a canary's": sealed(ModeCanary),
 		"empty": {rest: notify}, "the first and the last number": without(0, numbers-1),
 	}
 	for name, p := range tables {

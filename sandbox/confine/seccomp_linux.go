@@ -108,6 +108,20 @@ func without(calls ...uint32) policy {
 	return p
 }
 
+// sealed is the last filter of a run: nothing for files is needed any more. Its calls have
+// no listener, as the kernel takes one for each process and that is of the first filter; a
+// process that is ended by them is told of by how it ended. A canary has to go on.
+func sealed(mode Mode) policy {
+	p := policy{rest: allow}
+	v := refuse(unix.EPERM)
+	if mode == ModeRun {
+		v = stray
+	}
+	p.each(v, reading[:]...)
+	p.each(v, unix.SYS_SECCOMP)
+	return p
+}
+
 // each gives the same verdict to several calls.
 func (p *policy) each(v verdict, calls ...uint32) {
 	for _, c := range calls {

@@ -148,6 +148,9 @@ func (p *Process) reap(s *Spawner) {
 	}
 	p.mu.Unlock()
 	p.workers.Wait()
+	if end.err == nil && end.status.Signaled() && end.status.Signal() == unix.SIGSYS {
+		p.note(s, Violation{Name: SealedCall})
+	}
 	p.used, p.err = end.cpu, explain(end, reason, p.cpu)
 	s.mu.Lock()
 	delete(s.live, p)

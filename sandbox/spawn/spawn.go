@@ -138,12 +138,19 @@ func (e *FaultError) Error() string {
 
 // A Violation is one system call that a worker may not make.
 type Violation struct {
-	Name string    // of the call, or "syscall 123"
+	Name string    // of the call, "syscall 123", or SealedCall
 	Args [6]uint64 // as the caller gave them: pointers are not followed
 	PID  int       // the thread that called
 }
 
+// SealedCall names the call that ended a sealed run's process: how it ended tells that it
+// was one of those, and not which, nor with what arguments.
+const SealedCall = "a call for files, such as openat, or for a filter, after the module was loaded"
+
 func (v Violation) String() string {
+	if v.Name == SealedCall {
+		return v.Name
+	}
 	args := make([]string, len(v.Args))
 	for i, a := range v.Args {
 		args[i] = fmt.Sprintf("%#x", a)

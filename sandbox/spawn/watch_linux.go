@@ -97,7 +97,15 @@ func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 	if p.launch(fd, n.id, v.Name) {
 		return nil
 	}
-	// Before the answer: while the worker waits, the record is made.
+	p.note(s, v) // before the answer, while the worker waits
+	r := response{id: n.id, err: -int32(unix.EPERM)}
+	// An error means that the caller is gone: there is nobody to refuse.
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
+	return nil
+}
+
+// note records a forbidden call and tells of it.
+func (p *Process) note(s *Spawner, v Violation) {
 	p.mu.Lock()
 	p.refused++
 	report := len(p.seen) < MaxViolations
@@ -108,10 +116,6 @@ func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 	if report && s.OnViolation != nil {
 		s.OnViolation(p, v)
 	}
-	r := response{id: n.id, err: -int32(unix.EPERM)}
-	// An error means that the caller is gone: there is nobody to refuse.
-	_, _, _ = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
-	return nil
 }
 
 // launch lets the one execve of a plugin's launcher go on and reports whether this was
