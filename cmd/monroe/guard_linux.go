@@ -37,6 +37,9 @@ type guard struct {
 // guard stands what can be stood here: programs as --egress says, and a privileged
 // spawner where this process is root.
 func (u upCmd) guard(e *env) (g *guard, err error) {
+	if err := os.Setenv(ebpf.WhyNot, map[string]string{"off": "switched off by --egress off"}[u.Egress]); err != nil { // for the daemon
+		return nil, err
+	}
 	lacks := lacking()
 	if os.Geteuid() == 0 && lacks != "" {
 		fmt.Fprintf(e.err, "monroe: the daemon forks its workers itself, as its own privilege lets it: %s\n", lacks)
@@ -59,6 +62,9 @@ func (u upCmd) guard(e *env) (g *guard, err error) {
 		if err != nil {
 			fmt.Fprintf(e.err, "monroe: no kernel programs behind the sandbox (layers L4 and L5): %v\n", err)
 			_ = g.Close() // what it came to
+			if err := os.Setenv(ebpf.WhyNot, err.Error()); err != nil {
+				return nil, err
+			}
 			g = &guard{forks: make(chan func())}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/getmonroe/monroe/host/module"
 	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/sandbox/doctor"
+	"github.com/getmonroe/monroe/sandbox/ebpf"
 	"github.com/getmonroe/monroe/sandbox/spawn"
 )
 
@@ -52,6 +54,7 @@ func (e *examiner) walls(ctx context.Context) (api.Walls, error) {
 		return e.last, nil
 	}
 	subject := e.subject
+	subject.NoBackstop = os.Getenv(ebpf.WhyNot)
 	if e.stop != nil {
 		subject.Backstop = e.stop.b
 		defer e.stop.ledger.Looking()()

@@ -34,6 +34,8 @@ type Subject struct {
 	Up *spawn.Remote
 	// Backstop is what this process got of the kernel programs; nil for nothing.
 	Backstop *ebpf.Backstop
+	// NoBackstop is why it got nothing, where that is known.
+	NoBackstop string
 }
 
 // user is whom workers run as, 0 for this process's own.

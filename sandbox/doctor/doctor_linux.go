@@ -78,7 +78,10 @@ func examine(ctx context.Context, subject Subject, t *targets) (*Report, error) 
 	if spaces.Enforced {
 		spaces.Why = "user, network, process, IPC, host name, mount"
 	}
-	const alone = "the daemon was not started by monroe up with CAP_BPF and CAP_NET_ADMIN on a machine with control groups of version 2"
+	alone := subject.NoBackstop
+	if alone == "" {
+		alone = "the daemon was not started by monroe up with CAP_BPF and CAP_NET_ADMIN on a machine with control groups of version 2"
+	}
 	fence, leased := Layer{ID: "L4", Name: "kernel programs, workers", Open: []string{}, Why: alone}, Layer{ID: "L5", Name: "kernel programs, egress leases", Open: []string{}, Why: alone}
 	if b != nil {
 		fence = layer("L4", fence.Name, runs[fenced].results)
@@ -100,6 +103,8 @@ func examine(ctx context.Context, subject Subject, t *targets) (*Report, error) 
 			r.Findings = append(r.Findings, f...)
 		}
 	}
+	remains(&fence, level([]Layer{wasm, own, filter, spaces})+" around each worker")
+	remains(&leased, "every connection of the daemon is made by one dialer, which checks the address; nothing checks the dialer")
 	r.Layers, r.Parts = []Layer{wasm, own, filter, spaces, fence, leased}, []Layer{landlock}
 	r.Full = layer("full", "all layers together", runs[everything].results)
 	r.Full.Enforced = r.Full.Denied == r.Full.Attempts
@@ -107,6 +112,13 @@ func examine(ctx context.Context, subject Subject, t *targets) (*Report, error) 
 	slices.Sort(r.Findings)
 	r.Level = level(r.Layers)
 	return r, nil
+}
+
+// remains says for a layer that does not stand what still does its work.
+func remains(l *Layer, what string) {
+	if !l.Enforced {
+		l.Why += "; what remains: " + what
+	}
 }
 
 func ownWhy(h Host) string {

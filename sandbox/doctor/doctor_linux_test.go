@@ -169,7 +169,7 @@ func elsewhere(how string) error {
 	if err != nil {
 		return err
 	}
-	r, err := Examine(context.Background(), Subject{Program: os.Getenv("MONROE_TEST_WORKER"), UID: uid, Backstop: b})
+	r, err := Examine(context.Background(), Subject{Program: os.Getenv("MONROE_TEST_WORKER"), UID: uid, Backstop: b, NoBackstop: "no such capability"})
 	if err != nil {
 		return err
 	}
@@ -216,6 +216,11 @@ func TestRootLikeFargate(t *testing.T) {
 	}
 	if l := r.Layers[3]; l.Enforced || !strings.Contains(l.Why, "switched off") {
 		t.Errorf("%+v", l)
+	}
+	for i, remains := range map[int]string{4: "what remains: L0+L1+L2", 5: "what remains: every connection of the daemon is made by one dialer"} {
+		if l := r.Layers[i]; l.Enforced || !strings.HasPrefix(l.Why, "no such capability; ") || !strings.Contains(l.Why, remains) {
+			t.Errorf("%+v", l)
+		}
 	}
 	if len(r.Host.Groups) > 0 || !strings.Contains(strings.Join(r.Host.GroupsWhy, " "), "read-only") || !strings.Contains(r.Layers[1].Why, "watched") {
 		t.Errorf("%+v", r)

@@ -54,6 +54,10 @@ const (
 	Term = 15 * time.Second
 )
 
+// WhyNot is the environment variable by which monroe up tells a daemon that gets no tables
+// why there are none.
+const WhyNot = "MONROE_BACKSTOP_WHY"
+
 var (
 	// ErrUnsupported is wrapped where programs cannot be loaded or attached.
 	ErrUnsupported = errors.New("kernel programs for control groups cannot be used here")
