@@ -255,6 +255,10 @@ func moduleVectors() []Vector {
 
 		// Limits of a run.
 		{
+			Name: "more processor time than it may have", Clauses: "7.2 2.12", Limits: abi.Limits{CPU: time.Second},
+			Module: one(func(w.Imports) []byte { return w.Cat(w.Forever(), w.I64Const(0)) }), Want: []string{"fault KILLED"},
+		},
+		{
 			Name: "memory.grow answers -1 at the limit", Clauses: "7.2", Limits: abi.Limits{MemoryPages: 64},
 			Module: guest("", func(w.Imports) []byte {
 				return w.Cat(w.Loop, w.I32Const(1), w.MemoryGrow, w.I32Const(-1), notEq, w.BrIf(0), w.End, w.MemorySize)
