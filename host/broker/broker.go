@@ -139,6 +139,11 @@ func New(c Config) *Broker {
 // later, goes on where it stopped.
 var ErrSuspended = errors.New("the run waits")
 
+// CancelledError says that somebody cancelled the run, or one that it belongs to.
+type CancelledError struct{ Why string }
+
+func (e *CancelledError) Error() string { return e.Why }
+
 // DefaultBudgetLife is Config.BudgetLife where nobody says otherwise: the next month is
 // always tried.
 const DefaultBudgetLife = 35 * 24 * time.Hour
