@@ -177,7 +177,7 @@ type Reply struct {
 func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Reply, error) {
 	// 1. What was answered once is answered again; today's rules do not apply to it.
 	fp, req, denial := abi.ReadRequest(raw)
-	past, err := s.Log.Recall(n, fp)
+	past, err := s.Log.RecallAsked(n, fp, func() journal.Ask { return b.asked(req) })
 	if err != nil {
 		return Reply{}, err
 	}
@@ -337,6 +337,22 @@ func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry)
 		return
 	}
 	b.act(c)
+}
+
+// asked says what a request asks for, in words of the host: what a guest made up is not
+// among them.
+func (b *Broker) asked(req *abi.Request) (a journal.Ask) {
+	if req == nil {
+		return a
+	}
+	a.Op = req.Op
+	if _, ok := own(req.Op); ok {
+		return a
+	}
+	if name, _, denial := b.operation(req); denial == nil {
+		a.Operation = b.ops[name].Name
+	}
+	return a
 }
 
 // replan takes the frozen plan of a call that stopped before its answer.
