@@ -98,9 +98,17 @@ func TestLinuxKilledInTheMiddleOfSending(t *testing.T) {
 			if n := connections.Load(); n != 1 {
 				t.Errorf("%d connections", n)
 			}
-			if _, err := d.Resolve(d.ctx(), id, api.ResolveInput{Outcome: host.Happened}); err != nil {
-				t.Fatal(err)
+			resolve := func(status int, says string, args ...string) {
+				t.Helper()
+				out, got := cli(t, append([]string{"--home", d.home, "-w", "team", "runs", "resolve", string(id)}, args...)...)
+				if got != status || !strings.Contains(out, says) {
+					t.Fatalf("resolve %v: status %d, want %d and %q in\n%s", args, got, status, says, out)
+				}
 			}
+			resolve(1, "RUN_OTHER_CALL", "--happened", "--call", "2")
+			unknown()
+			resolve(0, string(id), "--happened", "--call", "1")
+			resolve(1, "RUN_NOT_IN_DOUBT", "--did-not-happen")
 			r := answers(t, d.finished(id))
 			if len(r) != 1 || string(r[0].OK) != `{"resolved":"happened"}` || connections.Load() != 1 {
 				t.Errorf("%+v, %d connections", r, connections.Load())

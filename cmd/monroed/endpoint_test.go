@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/getmonroe/monroe/abi"
@@ -141,6 +142,60 @@ func TestLinuxAPricedSendIsShownAndPaid(t *testing.T) {
 	}
 	if out, status := cli(t, "--home", d.home, "-w", "team", "run", "caller", "--max-usd", "much"); status != 1 || !strings.Contains(out, "MAX_USD") || strings.Contains(out, "estimate") {
 		t.Errorf("no amount: status %d\n%s", status, out)
+	}
+	d.verified()
+}
+
+// TestLinuxATargetThatChangedIsLeftAlone changes a page between the yes to what is
+// written over it and the send: the other side refuses, and nothing says otherwise. The
+// twin, whose page is as it was, is written.
+func TestLinuxATargetThatChangedIsLeftAlone(t *testing.T) {
+	var etag atomic.Value
+	var written atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("If-Match") != etag.Load() {
+			w.WriteHeader(http.StatusPreconditionFailed)
+			return
+		}
+		written.Add(1)
+	}))
+	defer s.Close()
+	address := strings.TrimPrefix(s.URL, "http://")
+	d := serve(t, fmt.Sprintf("http:\n  private: [%q]\n  endpoints: [{name: page, method: PUT, effect: write, replay: conditional, price_usd: \"0.02\", url: \"http://%s/**\"}]\n", address, address))
+	d.push(does("author", `"send"`, []abi.OperationUse{{Operation: "http.page", Effect: abi.EffectWrite, Resource: "http:**"}},
+		fmt.Sprintf(`{"op":"send","v":1,"args":{"operation":"http.page","args":{"url":"%s/plan","body":"x","content_type":"text/plain","if_match":"\"1\""}}}`, s.URL)))
+	d.apply(d.config(`skill: author, operation: http.page, resource: "http:**"`))
+	for _, changed := range []bool{true, false} {
+		etag.Store(`"1"`)
+		id := d.start("author", "")
+		a := d.asked(id)
+		if changed {
+			etag.Store(`"2"`) // by somebody else
+		}
+		if _, err := d.Decide(d.ctx(), a.ID, api.Decision{Decision: api.Approve, Digest: a.Digest}); err != nil {
+			t.Fatal(err)
+		}
+		v := d.finished(id)
+		r := answers(t, v)
+		if len(r) != 1 || (r[0].Error != nil) != changed || (v.Spent == 0) != changed || strings.Contains(v.Receipt, "http.page ×1") == changed {
+			t.Fatalf("changed %v: %+v, spent %s\n%s", changed, r, v.Spent, v.Receipt)
+		}
+		if !changed {
+			continue
+		}
+		if e := r[0].Error; e.Code != abi.Upstream || e.Effect != abi.OutcomeNone || !strings.Contains(e.Reason, "412") || !strings.Contains(e.Remedy, "read it again") {
+			t.Errorf("%+v", e)
+		}
+		refused := false
+		for _, l := range d.leaves(id) {
+			refused = refused || l.Call == 1 && l.Verdict == "refused" && l.Code == abi.Upstream && l.Cost == 0
+		}
+		if !refused || !strings.Contains(v.Receipt, "1 refused") || v.Log[0].Outcome == "ok" {
+			t.Errorf("leaves %+v\n%s\n%+v", d.leaves(id), v.Receipt, v.Log)
+		}
+	}
+	if written.Load() != 1 {
+		t.Errorf("written %d times", written.Load())
 	}
 	d.verified()
 }

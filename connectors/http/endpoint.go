@@ -207,7 +207,8 @@ func (e *Endpoint) plan(c connectors.Call, agent string, most int64) (connectors
 }
 
 // parse reads the answer. Every status is an answer: the request was understood or
-// refused, and either is known.
+// refused, and either is known. One is more: where the condition does not hold, the other
+// side says that it changed nothing, unless an earlier attempt did.
 func (e *Endpoint) parse(c connectors.Call, p connectors.Plan, a *connectors.Answer) (connectors.Result, *abi.Denial) {
 	r, err := read(p.Frozen.HTTP, a)
 	if err != nil {
@@ -217,6 +218,9 @@ func (e *Endpoint) parse(c connectors.Call, p connectors.Plan, a *connectors.Ans
 			code, reason = abi.Timeout, "the answer did not arrive in time"
 		}
 		return connectors.Result{}, &abi.Denial{Code: code, Reason: reason, Remedy: "look at the other side before this is tried again"}
+	}
+	if e.Replay == abi.ReplayConditional && r.Status == 412 && !c.Repeated {
+		return connectors.Result{}, abi.Deny(abi.Upstream, "the condition does not hold (412): what is there is not what was looked at, and nothing was changed", "read it again, and ask again with what it is now")
 	}
 	cost := e.Price
 	return connectors.Result{

@@ -115,13 +115,16 @@ func TestAnAnswerThatARepeatedAttemptGotSaysSo(t *testing.T) {
 	if d != nil {
 		t.Fatal(d)
 	}
-	for _, again := range []bool{false, true} {
+	if _, d := h.Parse(context.Background(), c, p, &connectors.Answer{Status: 412, Body: strings.NewReader("")}); d == nil || d.Code != abi.Upstream || d.Effect != abi.OutcomeNone || d.Remedy == "" {
+		t.Errorf("the first attempt changed something: %+v", d)
+	}
+	for status, again := range map[int]bool{200: false, 409: false, 412: true} {
 		c.Repeated = again
-		r, d := h.Parse(context.Background(), c, p, &connectors.Answer{Status: 412, Body: strings.NewReader("")})
+		r, d := h.Parse(context.Background(), c, p, &connectors.Answer{Status: status, Body: strings.NewReader("")})
 		if d != nil {
 			t.Fatal(d)
 		}
-		if got := r.Reply.(web.EndpointReply); got.Repeated != again || got.Status != 412 || slices.Contains(r.Provenance.Readers, connectors.Everyone) {
+		if got := r.Reply.(web.EndpointReply); got.Repeated != again || got.Status != status || slices.Contains(r.Provenance.Readers, connectors.Everyone) {
 			t.Errorf("%+v %+v", got, r.Provenance)
 		}
 	}

@@ -140,6 +140,11 @@ func New(c Config) *Broker {
 // later, goes on where it stopped.
 var ErrSuspended = errors.New("the run waits")
 
+// CancelledError says that somebody cancelled the run, or one that it belongs to.
+type CancelledError struct{ Why string }
+
+func (e *CancelledError) Error() string { return e.Why }
+
 // DefaultBudgetLife is Config.BudgetLife where nobody says otherwise: the next month is
 // always tried.
 const DefaultBudgetLife = 35 * 24 * time.Hour
@@ -173,7 +178,7 @@ type Reply struct {
 func (b *Broker) Do(ctx context.Context, s *Session, n uint32, raw []byte) (Reply, error) {
 	// 1. What was answered once is answered again; today's rules do not apply to it.
 	fp, req, denial := abi.ReadRequest(raw)
-	past, err := s.Log.Recall(n, fp)
+	past, err := s.Log.RecallAsked(n, fp, func() journal.Ask { return b.asked(req) })
 	if err != nil {
 		return Reply{}, err
 	}
@@ -333,6 +338,22 @@ func (b *Broker) plan(ctx context.Context, s *Session, c *call, past *pastEntry)
 		return
 	}
 	b.act(c)
+}
+
+// asked says what a request asks for, in words of the host: what a guest made up is not
+// among them.
+func (b *Broker) asked(req *abi.Request) (a journal.Ask) {
+	if req == nil {
+		return a
+	}
+	a.Op = req.Op
+	if _, ok := own(req.Op); ok {
+		return a
+	}
+	if name, _, denial := b.operation(req); denial == nil {
+		a.Operation = b.ops[name].Name
+	}
+	return a
 }
 
 // replan takes the frozen plan of a call that stopped before its answer.

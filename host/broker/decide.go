@@ -128,6 +128,9 @@ func (d *decision) commit(tx *store.Tx) error {
 	if d.b.Rules() != d.rules {
 		return errStale
 	}
+	if err := d.cancelled(tx); err != nil {
+		return err
+	}
 	if c.verdict.Outcome == grant.Ask {
 		if err := d.seekConsent(tx); err != nil || c.denial != nil || d.wait != "" {
 			return err
@@ -154,6 +157,19 @@ func (d *decision) commit(tx *store.Tx) error {
 	}
 	d.permit, c.attempted = permit, true
 	return d.leaf("allow")
+}
+
+// cancelled stops a run that is to end, or belongs to one that is: whoever cancelled it
+// was told so, and nothing leaves after that.
+func (d *decision) cancelled(tx *store.Tx) error {
+	why, err := tx.CancelMark(d.s.Run.ID)
+	for i := 0; err == nil && why == "" && i < len(d.s.Subject.Chain); i++ {
+		why, err = tx.CancelMark(d.s.Subject.Chain[i].Run)
+	}
+	if err == nil && why != "" {
+		return &CancelledError{why}
+	}
+	return err
 }
 
 // seekConsent uses the approval that a person gave, or asks for one.

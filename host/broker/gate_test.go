@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -283,4 +284,39 @@ func TestAPersonIsNotAskedTooOften(t *testing.T) {
 	h.now = h.now.Add(time.Minute)
 	h.resume()
 	h.waits(1, raw("e"), host.WaitApproval)
+}
+
+// A cancel that was answered stops what is about to leave, of the run itself and of those
+// that it called, also where the word has not reached their workers.
+func TestNothingLeavesAfterACancel(t *testing.T) {
+	raw := use(abi.OpSend, "mail.send", "bob", 10)
+	for name, above := range map[string]bool{"of the run": false, "of one above it": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			up := h.s.Subject
+			if h.start(500); above {
+				h.s.Subject.Chain = []grant.Subject{up}
+			}
+			h.waits(1, raw, host.WaitApproval)
+			h.answer(1, true)
+			h.resume()
+			marked := h.run
+			if above {
+				h.s.Subject.Chain = []grant.Subject{up}
+				marked = up.Run
+			}
+			h.write(func(tx *store.Tx) error { return tx.Cancel(marked, "Ann wants it to end") })
+			_, err := h.door.Do(t.Context(), h.s, 1, raw)
+			if c := new(broker.CancelledError); !errors.As(err, &c) || c.Why != "Ann wants it to end" {
+				t.Errorf("%v", err)
+			}
+			h.performed(0)
+			if a := h.approval(1); a.State != host.ApprovalApproved {
+				t.Errorf("the approval is %s", a.State)
+			}
+			if h.totals().Settled != 0 {
+				t.Errorf("%+v", h.totals())
+			}
+		})
+	}
 }

@@ -119,6 +119,59 @@ var recorders = map[string]func(h *house) [][]byte{
 		}
 		return list
 	},
+	"conversation": func(h *house) [][]byte { // the second is stored against the first
+		var list [][]byte
+		for i, more := range []string{"", "and a turn more"} {
+			raw := fmt.Appendf(nil, `{"op":"send","v":1,"args":{"operation":"model.ask","args":{"to":"a","text":%q,"cost":10}}}`, talk+more)
+			h.ok(uint32(i+1), raw)
+			list = append(list, raw)
+		}
+		return list
+	},
+	"keyed-again": func(h *house) [][]byte {
+		raw := use(abi.OpSend, "docs.write", "bob", 10)
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, true)
+		h.resume()
+		h.dies(1, raw)
+		h.later()
+		h.ok(1, raw)
+		return [][]byte{raw}
+	},
+	"probe": func(h *house) [][]byte {
+		raw, found := use(abi.OpSend, "box.send", "bob", 10), true
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, true)
+		h.resume()
+		h.dies(1, raw)
+		h.later()
+		h.world.found = &found
+		h.ok(1, raw)
+		return [][]byte{raw}
+	},
+	"connector": func(h *house) [][]byte {
+		raw := use(abi.OpSend, "mail.send", "bob", 0)
+		h.world.revoked = map[string]bool{"bob": true}
+		h.waits(1, raw, host.WaitConnector)
+		h.world.revoked = nil
+		h.resume()
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, true)
+		h.resume()
+		h.ok(1, raw)
+		return [][]byte{raw}
+	},
+	"abandoned": func(h *house) [][]byte {
+		raw := use(abi.OpSend, "mail.send", "bob", 10)
+		h.waits(1, raw, host.WaitApproval)
+		h.answer(1, true)
+		h.resume()
+		h.dies(1, raw)
+		h.unknown(1, raw)
+		h.resolve(host.Abandoned)
+		h.refused(1, raw, abi.OutcomeUnknown)
+		return [][]byte{raw}
+	},
 	"unknown-resolved": func(h *house) [][]byte {
 		raw := use(abi.OpSend, "mail.send", "bob", 10)
 		h.waits(1, raw, host.WaitApproval)
@@ -131,6 +184,15 @@ var recorders = map[string]func(h *house) [][]byte{
 		return [][]byte{raw}
 	},
 }
+
+// talk is more than a record keeps in full.
+var talk = func() string {
+	b := strings.Builder{}
+	for n := 0; b.Len() < 6<<10; n++ {
+		fmt.Fprintf(&b, "Turn %d of what was said. ", n*n)
+	}
+	return b.String()
+}()
 
 func record(t *testing.T, name string) (x exhibit) {
 	t.Helper()
@@ -232,6 +294,8 @@ func (x *exhibit) shape(t *testing.T) (list []string) {
 					}
 					return fmt.Sprintf("%q", b)
 				})
+			case 30: // a difference, with digests of what has drawn keys in it
+				v = digest.ReplaceAllString(v, "…")
 			case 19, 22: // moments
 				if ns, ok := fields[n].(uint64); ok {
 					v = fmt.Sprintf("+%v", time.Unix(0, int64(ns)).Sub(x.Row.CreatedAt))
@@ -245,6 +309,8 @@ func (x *exhibit) shape(t *testing.T) (list []string) {
 }
 
 var frozenBody = regexp.MustCompile(`"body":"([A-Za-z0-9+/=]*)"`)
+
+var digest = regexp.MustCompile(`\[(\d+ ){31}\d+\]`)
 
 func itoa(n int64) string { b, _ := json.Marshal(n); return string(b) }
 

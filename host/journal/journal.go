@@ -208,8 +208,14 @@ func Guest(n uint32) uint32 {
 }
 
 // Recall finds what is known of a call. A nil entry means that it is new. A request
-// other than the recorded one is ErrDiverged, with what was recorded and what came.
+// other than the recorded one is ErrDiverged, with what was recorded and what came, of
+// which the digest alone is known.
 func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
+	return l.RecallAsked(call, fp, nil)
+}
+
+// RecallAsked is Recall for whoever has the request, and can say what it asks for.
+func (l *Log) RecallAsked(call uint32, fp abi.Digest, asked func() Ask) (*Entry, error) {
 	e := l.entries[call]
 	if Guest(call) <= l.Base() {
 		return nil, fmt.Errorf("%w: call %d came, the segment begins after call %d", ErrDiverged, call, l.Base())
@@ -224,7 +230,12 @@ func (l *Log) Recall(call uint32, fp abi.Digest) (*Entry, error) {
 		return nil, nil
 	}
 	if e.Fingerprint != fp {
-		return nil, fmt.Errorf("%w: recorded %s (%s) at call %d, got %s", ErrDiverged, e.what(), e.Fingerprint, call, fp)
+		got := fmt.Sprintf("a request with the digest %s", fp)
+		if asked != nil {
+			a := asked()
+			got = fmt.Sprintf("%s (%s)", a.what(), fp)
+		}
+		return nil, fmt.Errorf("%w: recorded %s (%s) at call %d, got %s", ErrDiverged, e.what(), e.Fingerprint, call, got)
 	}
 	return e, nil
 }

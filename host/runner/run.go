@@ -122,6 +122,9 @@ func (r *Runner) run(ctx context.Context, id host.RunID, d *drive) error {
 		if f := new(fault); errors.As(err, &f) {
 			return r.finish(id, p.session, ending{state: host.StateFailed, failure: f.Error()})
 		}
+		if c := new(broker.CancelledError); errors.As(err, &c) {
+			return r.finish(p.row.ID, p.session, ending{state: host.StateCancelled, failure: c.Why})
+		}
 		if errors.Is(err, broker.ErrContinued) { // durable: a fresh instance begins with the state
 			diverged, lost, past = 0, 0, 0
 			continue
@@ -145,7 +148,7 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 	var kin store.Kin
 	now := r.Now()
 	err := r.Store.Write(ctx, func(tx *store.Tx) (err error) {
-		if p.row, err = tx.Run(id); err != nil || p.idle() {
+		if p.row, err = tx.Run(id); err != nil || p.idle() || p.row.Cancel != "" {
 			return err
 		}
 		if mod, err = tx.Module(p.row.Module); err != nil {
@@ -162,8 +165,14 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 		}
 		return tx.SetState(id, host.StateRunning, "", time.Time{}, now, host.StateQueued, host.StateWaiting, host.StateRunning)
 	})
-	if err != nil || p.idle() {
+	if err != nil || p.row.State.Ended() {
 		return nil, err
+	}
+	if p.row.Cancel != "" {
+		return nil, &halted{p.row.Cancel}
+	}
+	if p.idle() {
+		return nil, nil
 	}
 	key, err := r.Keys.OpenRunKey(id, p.row.Key)
 	if err != nil {

@@ -156,9 +156,14 @@ func New(c Config) *Runner {
 	return r
 }
 
-// Start takes up every run that had not ended when the daemon stopped.
+// Start takes up every run that had not ended when the daemon stopped, and ends those
+// that were cancelled.
 func (r *Runner) Start() error {
+	var cancelled []store.Run
 	err := r.Store.Read(r.ctx, func(tx *store.Tx) (err error) {
+		if cancelled, err = tx.Cancelled(); err != nil {
+			return err
+		}
 		if r.pace.first, err = tx.Busy(); err != nil {
 			return err
 		}
@@ -169,6 +174,9 @@ func (r *Runner) Start() error {
 	})
 	if err != nil {
 		return err
+	}
+	for _, run := range cancelled { // before any goes on, as one may belong to another
+		r.end(run.ID, ending{state: host.StateCancelled, failure: run.Cancel})
 	}
 	return r.Recheck()
 }
@@ -288,6 +296,8 @@ func (r *Runner) once(ctx context.Context, id host.RunID, d *drive) {
 	switch {
 	case err == nil, errors.Is(err, broker.ErrSuspended):
 	case errors.Is(context.Cause(ctx), ErrCancelled): // Wake ends it
+	case errors.Is(err, ErrCancelled):
+		r.end(id, ending{state: host.StateCancelled, failure: err.Error()})
 	case r.ctx.Err() != nil: // the daemon stops: the next one goes on
 	default:
 		r.Log.Error("run failed", slog.String("run", string(id)), slog.String("error", err.Error()))
@@ -340,7 +350,15 @@ func (r *Runner) Cancel(id host.RunID) error { return r.cancel(id, ErrCancelled)
 // Halt is Cancel where it is not a person who wants it. why tells people.
 func (r *Runner) Halt(id host.RunID, why string) error { return r.cancel(id, &halted{why}) }
 
+// cancel is durable when it returns, though the run may still have a worker.
 func (r *Runner) cancel(id host.RunID, why error) error {
+	err := r.Store.Write(context.WithoutCancel(r.ctx), func(tx *store.Tx) error { return tx.Cancel(id, why.Error()) })
+	if errors.Is(err, host.ErrConflict) {
+		return nil // it has ended already
+	}
+	if err != nil {
+		return err
+	}
 	if r.interrupt(id, why) {
 		return nil
 	}

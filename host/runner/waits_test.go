@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -19,6 +21,7 @@ import (
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
 	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/host/store/storetest"
 	"github.com/getmonroe/monroe/host/workspace"
 )
@@ -202,4 +205,50 @@ func (b *bench) beside(t *testing.T) (db *sql.DB, done func()) {
 		t.Fatal(err)
 	}
 	return db, func() { _ = db.Close() }
+}
+
+// TestACancelIsDurableWhenItIsAnswered looks at what the disk holds at the moment that a
+// person is told of it, while the worker is still there: a daemon that dies then leaves a
+// run that its successor ends, before it lets it ask for anything.
+func TestACancelIsDurableWhenItIsAnswered(t *testing.T) {
+	hold, asked := make(chan struct{}), make(chan struct{}, 1)
+	s := &fakeSpawner{scripts: []script{func(c net.Conn) { open(c); call(c, 1, now); asked <- struct{}{}; <-hold }}}
+	b := benchWith(t, s, func(c *workspace.Config) { c.Postgres = nil }) // a file can be copied
+	r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	if err := b.CancelRun(t.Context(), b.caller, r.ID); err != nil {
+		t.Fatal(err)
+	}
+	if v := b.view(t, r.ID); v.State != host.StateRunning {
+		t.Fatalf("the run is %s already", v.State)
+	}
+	left := filepath.Join(t.TempDir(), "team")
+	if err := os.CopyFS(left, os.DirFS(b.config.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(filepath.Join(left, "keyset.json"), 0o600), os.Chmod(filepath.Join(left, "owner.token"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	close(hold)
+	if v := b.finish(t, r.ID); v.State != host.StateCancelled {
+		t.Errorf("the run %s: %s", v.State, v.Failure)
+	}
+	next := &fakeSpawner{ready: engine, scripts: []script{func(c net.Conn) { open(c); past(c, 1); seen(c, 1, now); done(c) }}}
+	c := b.config
+	c.Dir, c.Spawner = left, next
+	w, err := workspace.Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := &bench{Workspace: w, caller: b.caller, config: c}
+	v := after.finish(t, r.ID)
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+	if v.State != host.StateCancelled || v.Failure != runner.ErrCancelled.Error() || next.started != 0 {
+		t.Errorf("after the crash the run %s: %q, with %d workers", v.State, v.Failure, next.started)
+	}
 }

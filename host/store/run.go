@@ -29,12 +29,13 @@ type Run struct {
 	Result         []byte // sealed; nil before the end
 	ResultLabel    []byte // sealed
 	ReceiptLeaf    int64
+	Cancel         string     // why it is to end; empty: it is not
 	Genesis        abi.Digest // of an erased run: the head of its chain before the first record
 }
 
 const runColumns = `run_id, root_run, parent_run, on_behalf_of, skill, module_sha256, image_sha256, abi_version, engine, config_sha256, manifest_sha256,
 	state, wait_kind, wake_at, attended, budget_micro, estimate, key_enc, start_enc, label_enc, next_seq, journal_bytes, chain_sha256, calls,
-	created_at, started_at, ended_at, result_enc, result_label_enc, failure, receipt, receipt_leaf, erased_at, genesis_sha256`
+	created_at, started_at, ended_at, result_enc, result_label_enc, failure, receipt, receipt_leaf, erased_at, genesis_sha256, cancel`
 
 func (tx *Tx) scanRun(scan func(...any) error) (Run, error) {
 	var r Run
@@ -44,7 +45,7 @@ func (tx *Tx) scanRun(scan func(...any) error) (Run, error) {
 	var wake, created, started, ended, erased int64
 	err := scan(&r.ID, &r.Root, &r.Parent, &by, &r.Skill, &module, &image, &r.ABI, &r.Engine, &config, &manifest,
 		&r.State, &r.Wait, &wake, &r.Attended, &r.Budget, &estimate, &r.Key, &r.Start, &r.StartLabel, &r.NextSeq, &r.JournalBytes, &chain, &r.Calls,
-		&created, &started, &ended, &r.Result, &r.ResultLabel, &r.Failure, &r.Receipt, &r.ReceiptLeaf, &erased, &genesis)
+		&created, &started, &ended, &r.Result, &r.ResultLabel, &r.Failure, &r.Receipt, &r.ReceiptLeaf, &erased, &genesis, &r.Cancel)
 	if err != nil {
 		return r, err
 	}
@@ -118,6 +119,22 @@ func (tx *Tx) Runs(limit int) ([]Run, error) {
 // Busy lists the runs that were cut off while they were running.
 func (tx *Tx) Busy() ([]host.RunID, error) {
 	return tx.runIDs(`SELECT run_id FROM run WHERE ws = ? AND state = 'running' ORDER BY created_at, run_id`, tx.ws)
+}
+
+// Cancel marks a run that has not ended: it is to end before anything else is done for it.
+func (tx *Tx) Cancel(id host.RunID, why string) error {
+	return tx.change(`UPDATE run SET cancel = ? WHERE ws = ? AND run_id = ? AND state IN ('queued','running','waiting')`, why, tx.ws, id)
+}
+
+// Cancelled lists the runs that are marked and have not ended.
+func (tx *Tx) Cancelled() ([]Run, error) {
+	return tx.runs(`SELECT `+runColumns+` FROM run WHERE ws = ? AND state IN ('queued','running','waiting') AND cancel <> '' ORDER BY created_at, run_id`, tx.ws)
+}
+
+// CancelMark is why a run is to end, empty if it is not.
+func (tx *Tx) CancelMark(id host.RunID) (why string, err error) {
+	err = tx.row(`SELECT cancel FROM run WHERE ws = ? AND run_id = ?`, tx.ws, id).Scan(&why)
+	return why, absent(err)
 }
 
 // MakeDue lets every run that waits for something be looked at again.
