@@ -131,10 +131,10 @@ func (tx *Tx) Cancelled() ([]Run, error) {
 	return tx.runs(`SELECT `+runColumns+` FROM run WHERE ws = ? AND state IN ('queued','running','waiting') AND cancel <> '' ORDER BY created_at, run_id`, tx.ws)
 }
 
-// CancelMark is why a run is to end, empty if it is not.
+// CancelMark is why a run is to end, empty if it is not, or if there is none.
 func (tx *Tx) CancelMark(id host.RunID) (why string, err error) {
-	err = tx.row(`SELECT cancel FROM run WHERE ws = ? AND run_id = ?`, tx.ws, id).Scan(&why)
-	return why, absent(err)
+	err = tx.row(`SELECT COALESCE(MAX(cancel), '') FROM run WHERE ws = ? AND run_id = ?`, tx.ws, id).Scan(&why)
+	return why, err
 }
 
 // MakeDue lets every run that waits for something be looked at again.
