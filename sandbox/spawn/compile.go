@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -54,15 +53,6 @@ func (s *Spawner) Compile(ctx context.Context, module []byte, dir string) (*wire
 		return nil, &FaultError{wire.Fault{Code: wire.FaultTooLarge, Message: fmt.Sprintf("compiling the module takes more than %d MiB; split large functions, or leave data and code out", s.memory(ModeCompile)>>20)}}
 	}
 	return nil, fmt.Errorf("the compile worker failed: %w; it printed: %s", errors.Join(err, ended), p.Stderr())
-}
-
-// exhausted says that the kernel gave a process no more memory, and Go's runtime ended
-// it: by status 2, as a panic does, so that only its words tell. One that lies is refused
-// either way.
-func exhausted(ended error, printed string) bool {
-	exit := new(ExitError)
-	return errors.As(ended, &exit) && exit.Status.Exited() && exit.Status.ExitStatus() == 2 &&
-		(strings.Contains(printed, "out of memory") || strings.Contains(printed, "cannot allocate memory"))
 }
 
 func (s *Spawner) compileWall() time.Duration {

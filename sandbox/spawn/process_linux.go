@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -183,6 +184,15 @@ func explain(end ending, reason error, cpu time.Duration) error {
 		return fmt.Errorf("%w: %w", reason, err)
 	}
 	return err
+}
+
+// exhausted says that the kernel gave a process no more memory, and Go's runtime ended
+// it: by status 2, as a panic does, so that only its words tell. One that lies is refused
+// either way.
+func exhausted(ended error, printed string) bool {
+	exit := new(ExitError)
+	return errors.As(ended, &exit) && exit.Status.Exited() && exit.Status.ExitStatus() == 2 &&
+		(strings.Contains(printed, "out of memory") || strings.Contains(printed, "cannot allocate memory"))
 }
 
 // drain keeps the beginning of what the worker prints and reads the rest away, so

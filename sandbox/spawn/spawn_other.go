@@ -123,3 +123,7 @@ func (*Remote) Close() error { return nil }
 
 // New fails.
 func (*Remote) New(bool) (*Spawner, error) { return nil, ErrUnsupported }
+
+func (s *Spawner) memory(Mode) int64 { return s.Memory }
+
+func exhausted(error, string) bool { return false }
