@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -90,6 +91,21 @@ func run(args []string) int {
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return 130
 	}
-	fmt.Fprintln(os.Stderr, "monroe:", err)
+	e.complain(err)
 	return 1
+}
+
+// complain says what went wrong: to people in words, and as JSON where that is asked for.
+func (e *env) complain(err error) {
+	if !e.json {
+		fmt.Fprintln(e.err, "monroe:", err)
+		return
+	}
+	p := &client.Problem{}
+	if !errors.As(err, &p) {
+		p = &client.Problem{Detail: err.Error()}
+	}
+	enc := json.NewEncoder(e.err)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(map[string]any{"error": p}) // there is nobody else to tell
 }

@@ -339,15 +339,27 @@ type runsRelease struct {
 }
 
 func (r runsRelease) Run(e *env) error {
-	for _, id := range r.IDs {
-		err := answer(e, func(c *client.Client) (host.Run, error) { return c.ReleaseRun(e.ctx, id) }, func(v host.Run) {
-			e.printf("%s goes on; follow it: monroe runs watch %s\n", v.ID, v.ID)
-		})
-		if err != nil {
-			return err
-		}
+	c, err := e.client()
+	if err != nil {
+		return err
 	}
-	return nil
+	var released []host.Run
+	for _, id := range r.IDs {
+		v, err := c.ReleaseRun(e.ctx, id)
+		if err != nil { // those before it go on all the same
+			return errors.Join(e.released(released), err)
+		}
+		released = append(released, v)
+	}
+	return e.released(released)
+}
+
+func (e *env) released(list []host.Run) error {
+	return e.show(list, func() {
+		for _, v := range list {
+			e.printf("%s goes on; follow it: monroe runs watch %s\n", v.ID, v.ID)
+		}
+	})
 }
 
 type runsErase struct {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 
@@ -104,5 +105,9 @@ func (s skillPack) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(s.Output, packed, 0o644)
+	if err := os.WriteFile(s.Output, packed, 0o644); err != nil {
+		return err
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256(packed))
+	return e.show(map[string]string{"file": s.Output, "module": sum}, func() { e.printf("packed %s, module %.12s\n", s.Output, sum) })
 }

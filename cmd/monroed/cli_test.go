@@ -77,6 +77,12 @@ func TestLinuxCommandLine(t *testing.T) {
 	if out := do(0, "--json", "runs", "show", run); json.Unmarshal([]byte(out), &v) != nil || v.ID != run || v.State != "succeeded" {
 		t.Errorf("as JSON:\n%s", out)
 	}
+	var said struct {
+		Error struct{ Code, Detail, Remedy string }
+	}
+	if out := do(1, "--json", "audit", "prove", "rcpt_9999"); json.Unmarshal([]byte(out), &said) != nil || said.Error.Code != "LEAF" || said.Error.Remedy == "" {
+		t.Errorf("a refusal as JSON:\n%s", out)
+	}
 	out = do(1, "--token", "wrong", "runs", "list")
 	if !strings.Contains(out, "TOKEN") {
 		t.Errorf("a wrong token:\n%s", out)
