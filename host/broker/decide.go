@@ -275,10 +275,19 @@ func (d *decision) turn(tx *store.Tx) (wake time.Time, err error) {
 	return d.now.Add(max(list[limit-1].Add(time.Hour).Sub(now), time.Minute)), nil
 }
 
-// waitForTurn parks the run with its frozen call until its person may be asked.
+// waitForTurn parks the run with its frozen call until its person may be asked, and gives
+// the call up when that has not come in the time that a run waits for money.
 func (d *decision) waitForTurn(tx *store.Tx, wake time.Time) error {
 	if wake.IsZero() {
 		return nil
+	}
+	until := d.c.started.Add(d.b.BudgetLife)
+	if !d.now.Before(until) {
+		d.c.denial = abi.Deny(abi.ApprovalExpired, fmt.Sprintf("%s could not be asked within %s, as too many other questions were open", d.s.Run.OnBehalfOf.Name, d.b.BudgetLife), "ask again in a new call, if it is still wanted")
+		return nil
+	}
+	if until.Before(wake) {
+		wake = until
 	}
 	if err := d.record(); err != nil {
 		return err

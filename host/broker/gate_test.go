@@ -284,6 +284,18 @@ func TestAPersonIsNotAskedTooOften(t *testing.T) {
 	h.now = h.now.Add(time.Minute)
 	h.resume()
 	h.waits(1, raw("e"), host.WaitApproval)
+	// Nobody waits for ever: these two are never answered.
+	h.start(500)
+	h.waits(1, raw("f"), host.WaitTurn)
+	h.now = h.now.Add(broker.DefaultBudgetLife - time.Second)
+	h.resume()
+	h.waits(1, raw("f"), host.WaitTurn)
+	h.now = h.now.Add(time.Second)
+	h.resume()
+	if d := h.refused(1, raw("f"), abi.ApprovalExpired); !strings.Contains(d.Reason, "could not be asked within 840h") || d.Effect != abi.OutcomeNone {
+		t.Errorf("%+v", d)
+	}
+	h.performed(0)
 }
 
 // A cancel that was answered stops what is about to leave, of the run itself and of those
