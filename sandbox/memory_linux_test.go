@@ -72,7 +72,7 @@ func TestLinuxCodeInHugePages(t *testing.T) {
 		code, huge = code+size, huge+of
 	}
 	t.Logf("%d KiB of code, %d of them in huge pages", code, huge)
-	if code < 6<<10 || huge < code/2 {
+	if code < 6<<10 || huge < 2<<10 { // how many fit depends on where the kernel put it; unadvised there is none
 		t.Errorf("%d KiB of %d KiB of code are in huge pages", huge, code)
 	}
 }
