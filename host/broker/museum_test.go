@@ -386,9 +386,17 @@ func TestTheRecorderStillMakesWhatIsInTheMuseum(t *testing.T) {
 		if err := json.Unmarshal(b, &old); err != nil {
 			t.Fatal(err)
 		}
-		now := record(t, name)
-		if was, is := old.shape(t), now.shape(t); !slices.Equal(was, is) {
-			t.Errorf("%s was\n%s\nand is\n%s", name, strings.Join(was, "\n"), strings.Join(is, "\n"))
+		was, is := old.shape(t), []string(nil)
+		// A difference is shorter where two drawn keys happen to begin or end alike, in one
+		// of eight. What this binary really writes otherwise, it always does.
+		for range 8 {
+			now := record(t, name)
+			if is = now.shape(t); slices.Equal(was, is) {
+				break
+			}
+		}
+		if !slices.Equal(was, is) {
+			t.Errorf("%s was\n%q\nand is\n%q", name, was, is)
 		}
 	}
 }
