@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,15 +55,14 @@ func (a auditList) Run(e *env) error {
 	return e.show(leaves, func() {
 		var rows [][]string
 		for i, l := range leaves {
-			what := l.Operation
-			if what == "" {
-				what = string(l.Op)
-			}
-			rows = append(rows, []string{fmt.Sprint(v.Leaves[i].Index), when(l.Time()), string(l.Kind), l.Verdict + " " + string(l.Code), what, string(l.Run), l.Cost.String(), l.Detail + l.Rule})
+			rows = append(rows, []string{fmt.Sprint(v.Leaves[i].Index), when(l.Time()), string(l.Kind), l.Verdict + " " + string(l.Code), subject(l), string(l.Run), l.Cost.String(), l.Detail + l.Rule})
 		}
 		e.table([]string{"LEAF", "TIME", "KIND", "VERDICT", "WHAT", "RUN", "COST", "RULE"}, rows)
 	})
 }
+
+// subject is what a leaf is about: the operation, or the op of a call without one.
+func subject(l audit.Leaf) string { return cmp.Or(l.Operation, string(l.Op)) }
 
 type auditVerify struct {
 	Checkpoint string `type:"path" help:"A checkpoint that was kept elsewhere; the log must extend it."`
@@ -200,12 +200,23 @@ func consistent(log *audit.Log, path, vkey string) error {
 	if err != nil {
 		return err
 	}
-	h, err := audit.OpenCheckpoint(b, vkey)
-	if err != nil {
-		return fmt.Errorf("the checkpoint kept in %s: %w", path, err)
+	return keptNote{path, b}.hold(vkey, log.Check)
+}
+
+// keptNote is a checkpoint that somebody kept.
+type keptNote struct {
+	path string // empty: there is none
+	note []byte
+}
+
+// hold opens it and lets check judge what it says.
+func (k keptNote) hold(vkey string, check func(audit.Head) error) error {
+	h, err := audit.OpenCheckpoint(k.note, vkey)
+	if err == nil {
+		err = check(h)
 	}
-	if err := log.Check(h); err != nil {
-		return fmt.Errorf("the checkpoint kept in %s: %w", path, err)
+	if err != nil {
+		return fmt.Errorf("the checkpoint kept in %s: %w", k.path, err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,30 +29,24 @@ func (a auditProve) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	path, kept := a.Checkpoint, []byte(nil)
-	if path == "" {
-		path = e.keptCheckpoint()
-	}
-	if kept, err = os.ReadFile(path); errors.Is(err, os.ErrNotExist) && a.Checkpoint == "" {
-		path, err = "", nil
+	old := keptNote{path: cmp.Or(a.Checkpoint, e.keptCheckpoint())}
+	if old.note, err = os.ReadFile(old.path); errors.Is(err, os.ErrNotExist) && a.Checkpoint == "" {
+		old, err = keptNote{}, nil
 	}
 	if err != nil {
 		return err
 	}
 	p, err := c.ProveLeaf(e.ctx, leaf, 0)
+	if err == nil && old.path != "" { // its key is known now, and so its size
+		var size int64
+		if err = old.hold(p.Verifier, func(h audit.Head) error { size = h.Size; return nil }); err == nil {
+			p, err = c.ProveLeaf(e.ctx, leaf, size)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	if path != "" {
-		was, err := audit.OpenCheckpoint(kept, p.Verifier)
-		if err != nil {
-			return fmt.Errorf("the checkpoint kept in %s: %w", path, err)
-		}
-		if p, err = c.ProveLeaf(e.ctx, leaf, was.Size); err != nil {
-			return err
-		}
-	}
-	return e.proved(p, p.Verifier, path, kept)
+	return e.proved(p, p.Verifier, old)
 }
 
 type auditCheck struct {
@@ -69,18 +64,18 @@ func (a auditCheck) Run(e *env) error {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return fmt.Errorf("%s is not a proof: %w", a.File, err)
 	}
-	var kept []byte
-	if a.Checkpoint != "" {
-		if kept, err = os.ReadFile(a.Checkpoint); err != nil {
+	old := keptNote{path: a.Checkpoint}
+	if old.path != "" {
+		if old.note, err = os.ReadFile(old.path); err != nil {
 			return err
 		}
 	}
-	return e.proved(p, a.Key, a.Checkpoint, kept)
+	return e.proved(p, a.Key, old)
 }
 
 // proved checks a proof with a key and, where there is one, against a checkpoint that
 // was kept. The daemon is believed nothing.
-func (e *env) proved(p api.AuditProof, key, path string, kept []byte) error {
+func (e *env) proved(p api.AuditProof, key string, old keptNote) error {
 	head, err := audit.OpenCheckpoint([]byte(p.Checkpoint), key)
 	if err != nil {
 		return err
@@ -92,17 +87,13 @@ func (e *env) proved(p api.AuditProof, key, path string, kept []byte) error {
 	if err := (audit.Proof{Index: p.Leaf.Index, Body: p.Leaf.Body, Inclusion: inclusion}).Check(head); err != nil {
 		return err
 	}
-	if path != "" {
-		was, err := audit.OpenCheckpoint(kept, key)
-		if err != nil {
-			return fmt.Errorf("the checkpoint kept in %s: %w", path, err)
-		}
+	if old.path != "" {
 		extends, err := hashes(p.Extends)
 		if err != nil {
 			return err
 		}
-		if err := audit.CheckExtends(extends, was, head); err != nil {
-			return fmt.Errorf("the checkpoint kept in %s: %w", path, err)
+		if err := old.hold(key, func(was audit.Head) error { return audit.CheckExtends(extends, was, head) }); err != nil {
+			return err
 		}
 	}
 	l, err := audit.ParseLeaf(p.Leaf.Body)
@@ -110,15 +101,11 @@ func (e *env) proved(p api.AuditProof, key, path string, kept []byte) error {
 		return err
 	}
 	return e.show(p, func() {
-		what := l.Operation
-		if what == "" {
-			what = string(l.Op)
-		}
 		e.printf("audit: proved leaf %d of %d by %d hashes: %s, run %s, %s\n", p.Leaf.Index, head.Size, len(inclusion),
-			strings.Join(strings.Fields(fmt.Sprint(l.Kind, " ", what, " ", l.Verdict, " ", l.Cost)), " "), l.Run, when(l.Time()))
+			strings.Join(strings.Fields(fmt.Sprint(l.Kind, " ", subject(l), " ", l.Verdict, " ", l.Cost)), " "), l.Run, when(l.Time()))
 		e.printf("root %s, signed by %s\n", head.Root, key)
-		if path != "" {
-			e.printf("the log extends the checkpoint kept in %s\n", path)
+		if old.path != "" {
+			e.printf("the log extends the checkpoint kept in %s\n", old.path)
 		}
 	})
 }

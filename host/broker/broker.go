@@ -351,7 +351,7 @@ func (b *Broker) asked(req *abi.Request) (a journal.Ask) {
 		return a
 	}
 	if name, _, denial := b.operation(req); denial == nil {
-		a.Operation = b.ops[name].Name
+		a.Operation = name
 	}
 	return a
 }

@@ -223,10 +223,7 @@ func TestValuesInMemoryAreBoundedAndFlushed(t *testing.T) {
 func TestAKeyedEffectIsPerformedAgainWithTheSameKeyAndWithoutAskingAgain(t *testing.T) {
 	h := newHouse(t)
 	raw := use(abi.OpSend, "docs.write", "bob", 40)
-	h.waits(1, raw, host.WaitApproval)
-	h.answer(1, true)
-	h.resume()
-	h.dies(1, raw)
+	h.lose(1, raw)
 	h.waits(1, raw, host.WaitTimer) // a host that was only paused may still be sending
 	h.later()
 	h.resume()
@@ -385,10 +382,7 @@ func TestASecretNeverLeaves(t *testing.T) {
 func TestARefusalAfterALostAttemptSaysThatItMayHaveHappened(t *testing.T) {
 	h := newHouse(t)
 	raw := use(abi.OpSend, "docs.write", "bob", 40)
-	h.waits(1, raw, host.WaitApproval)
-	h.answer(1, true)
-	h.resume()
-	h.dies(1, raw)
+	h.lose(1, raw)
 	h.later()
 	policy := h.rules.Policy
 	var err error
@@ -401,10 +395,7 @@ func TestARefusalAfterALostAttemptSaysThatItMayHaveHappened(t *testing.T) {
 
 	h.rules.Policy = policy
 	h.start(500)
-	h.waits(1, raw, host.WaitApproval)
-	h.answer(1, true)
-	h.resume()
-	h.dies(1, raw)
+	h.lose(1, raw)
 	h.later()
 	h.world.answer = func(sent) broker.Outcome { return broker.Outcome{Denial: abi.Deny(abi.Upstream, "down", "")} }
 	if d := h.refused(1, raw, abi.Upstream); d.Effect != abi.OutcomeMay {

@@ -19,10 +19,7 @@ func lost(t *testing.T, operation string, cost int) (*house, []byte) {
 	t.Helper()
 	h := newHouse(t)
 	raw := use(abi.OpSend, operation, "bob", cost)
-	h.waits(1, raw, host.WaitApproval)
-	h.answer(1, true)
-	h.resume()
-	h.dies(1, raw)
+	h.lose(1, raw)
 	return h, raw
 }
 
@@ -101,10 +98,7 @@ func TestASecondAttemptOfABlindEffectCanBeLostAsWell(t *testing.T) {
 	h, raw := lost(t, "mail.send", 0)
 	h.unknown(1, raw)
 	h.resolve(host.DidNotHappen)
-	h.waits(1, raw, host.WaitApproval)
-	h.answer(1, true)
-	h.resume()
-	h.dies(1, raw)
+	h.lose(1, raw)
 	h.unknown(1, raw)
 	h.resolve(host.Abandoned)
 	h.refused(1, raw, abi.OutcomeUnknown)

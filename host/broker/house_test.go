@@ -448,6 +448,15 @@ func (h *house) performed(want int) {
 	}
 }
 
+// lose makes a call that a person says yes to, and during whose attempt the host stops.
+func (h *house) lose(n uint32, raw []byte) {
+	h.t.Helper()
+	h.waits(n, raw, host.WaitApproval)
+	h.answer(n, true)
+	h.resume()
+	h.dies(n, raw)
+}
+
 // dies makes a call during which the host stops, after the bytes have left.
 func (h *house) dies(n uint32, raw []byte) {
 	h.t.Helper()

@@ -130,20 +130,14 @@ var recorders = map[string]func(h *house) [][]byte{
 	},
 	"keyed-again": func(h *house) [][]byte {
 		raw := use(abi.OpSend, "docs.write", "bob", 10)
-		h.waits(1, raw, host.WaitApproval)
-		h.answer(1, true)
-		h.resume()
-		h.dies(1, raw)
+		h.lose(1, raw)
 		h.later()
 		h.ok(1, raw)
 		return [][]byte{raw}
 	},
 	"probe": func(h *house) [][]byte {
 		raw, found := use(abi.OpSend, "box.send", "bob", 10), true
-		h.waits(1, raw, host.WaitApproval)
-		h.answer(1, true)
-		h.resume()
-		h.dies(1, raw)
+		h.lose(1, raw)
 		h.later()
 		h.world.found = &found
 		h.ok(1, raw)
@@ -163,10 +157,7 @@ var recorders = map[string]func(h *house) [][]byte{
 	},
 	"abandoned": func(h *house) [][]byte {
 		raw := use(abi.OpSend, "mail.send", "bob", 10)
-		h.waits(1, raw, host.WaitApproval)
-		h.answer(1, true)
-		h.resume()
-		h.dies(1, raw)
+		h.lose(1, raw)
 		h.unknown(1, raw)
 		h.resolve(host.Abandoned)
 		h.refused(1, raw, abi.OutcomeUnknown)
@@ -174,10 +165,7 @@ var recorders = map[string]func(h *house) [][]byte{
 	},
 	"unknown-resolved": func(h *house) [][]byte {
 		raw := use(abi.OpSend, "mail.send", "bob", 10)
-		h.waits(1, raw, host.WaitApproval)
-		h.answer(1, true)
-		h.resume()
-		h.dies(1, raw)
+		h.lose(1, raw)
 		h.unknown(1, raw)
 		h.resolve(host.Happened)
 		h.ok(1, raw)

@@ -44,17 +44,13 @@ func resumed(t *testing.T, s *fakeSpawner, manifest string) (*bench, api.RunView
 	var ahead atomic.Int64
 	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
 	b.push(t, manifest)
-	r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+	id := b.parked(t)
 	ahead.Store(int64(2 * time.Hour))
 	if err := b.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b.await(t, r.ID, func(host.RunState) bool { return false })
-	return b, b.view(t, r.ID)
+	b.await(t, id, func(host.RunState) bool { return false })
+	return b, b.view(t, id)
 }
 
 // TestReplay parks a run after two recorded answers and lets the next workers say
@@ -274,22 +270,7 @@ func TestARunThatContinues(t *testing.T) {
 		},
 		again,
 	}}
-	var ahead atomic.Int64
-	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
-	if _, err := b.PushSkill(t.Context(), b.caller, []byte(strings.Replace(manifest, `"ops":[`, `"ops":["run.continue",`, 1))); err != nil {
-		t.Fatal(err)
-	}
-	r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
-	ahead.Store(int64(2 * time.Hour))
-	if err := b.Sweep(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b.await(t, r.ID, func(host.RunState) bool { return false })
-	v := b.view(t, r.ID)
+	b, v := resumed(t, s, strings.Replace(manifest, `"ops":[`, `"ops":["run.continue",`, 1))
 	if v.State != host.StateSucceeded || string(v.Result) != `"last"` || len(v.Segments) != 3 || v.Segments[1].Calls != 3 || v.Segments[2].After != 5 {
 		t.Errorf("the run %s: %s, result %s, segments %+v", v.State, v.Failure, v.Result, v.Segments)
 	}
@@ -302,13 +283,13 @@ func TestARunThatContinues(t *testing.T) {
 	}
 	heads := map[int64]string{}
 	for _, j := range a.Journal {
-		if j.Run == r.ID {
+		if j.Run == v.ID {
 			heads[j.Seq] = j.Head
 		}
 	}
 	for _, l := range a.Leaves { // every leaf's chain is that of the stored records, across segments
 		leaf, err := audit.ParseLeaf(l.Body)
-		if err != nil || leaf.Run == r.ID && leaf.Chain != "" && heads[leaf.Seq] != leaf.Chain {
+		if err != nil || leaf.Run == v.ID && leaf.Chain != "" && heads[leaf.Seq] != leaf.Chain {
 			t.Errorf("leaf %s: stored %s, %v", l.Body, heads[leaf.Seq], err)
 		}
 	}

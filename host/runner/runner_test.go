@@ -252,6 +252,17 @@ func (b *bench) result(t testing.TB) api.RunView {
 	return b.view(t, r.ID)
 }
 
+// parked starts a run and waits until it waits.
+func (b *bench) parked(t testing.TB) host.RunID {
+	t.Helper()
+	r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
+	return r.ID
+}
+
 func (b *bench) view(t testing.TB, id host.RunID) api.RunView {
 	t.Helper()
 	v, err := b.Run(t.Context(), b.caller, id)
@@ -389,15 +400,11 @@ func TestAnotherEngineWaitsForItsOwn(t *testing.T) {
 	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
 	held := func() host.RunID {
 		t.Helper()
-		r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
-		if v := b.view(t, r.ID); v.Wait != host.WaitPinned {
+		id := b.parked(t)
+		if v := b.view(t, id); v.Wait != host.WaitPinned {
 			t.Fatalf("the run waits for %q", v.Wait)
 		}
-		return r.ID
+		return id
 	}
 	first := held()
 	list, err := b.Pins(t.Context(), b.caller)
@@ -433,16 +440,12 @@ func TestNewerRecordsWaitForTheirBinary(t *testing.T) {
 	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
 	held := func() host.RunID {
 		t.Helper()
-		r, err := b.StartRun(t.Context(), b.caller, api.StartInput{Skill: "fixture"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
-		b.writtenBy(t, r.ID, 2)
+		id := b.parked(t)
+		b.writtenBy(t, id, 2)
 		ahead.Add(int64(2 * time.Hour))
 		b.reopen(t)
-		b.await(t, r.ID, func(st host.RunState) bool { return st == host.StateWaiting })
-		v := b.view(t, r.ID)
+		b.await(t, id, func(st host.RunState) bool { return st == host.StateWaiting })
+		v := b.view(t, id)
 		if v.State != host.StateWaiting || v.Wait != host.WaitPinned || v.Waiting == nil || v.Waiting.Expires.IsZero() || strings.Contains(v.Notice, "quarantined") {
 			t.Fatalf("the run is %s %s: %s %s", v.State, v.Wait, v.Failure, v.Notice)
 		}
@@ -450,7 +453,7 @@ func TestNewerRecordsWaitForTheirBinary(t *testing.T) {
 		if err != nil || len(list) != 1 || list[0].Unmet(engine, abi.Version) != why {
 			t.Errorf("upgrade --check is told %+v, %v", list, err)
 		}
-		return r.ID
+		return id
 	}
 	first := held()
 	ahead.Add(int64(8 * 24 * time.Hour))
