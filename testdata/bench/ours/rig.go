@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/getmonroe/monroe/abi"
@@ -32,6 +33,7 @@ type rig struct {
 	*workspace.Workspace
 	owner host.Caller
 	clock *clock
+	ahead atomic.Int64 // how far the workspace's time is from that of the machine, in nanoseconds
 	warm  *runner.Warm
 	dir   string
 }
@@ -57,7 +59,7 @@ func (b *bench) open(ctx context.Context, dir string, spares, workers int) (*rig
 	r.Workspace, err = workspace.Open(ctx, workspace.Config{
 		Name: rigName, Dir: dir, Operator: operator, Compiler: compiler{b.spawner}, Spawner: r.warm, Confinement: "bench",
 		World: func(*config.Workspace) (broker.World, error) { return still{}, nil },
-		Now:   time.Now, Log: log,
+		Now:   func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) }, Log: log,
 	})
 	if err != nil {
 		return nil, err

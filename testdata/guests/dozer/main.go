@@ -1,5 +1,5 @@
 // Command dozer is the guest that waking up is measured with: an ordinary Go program
-// that makes some calls, and then sleeps again and again.
+// that makes some calls, and then sleeps so many times for so long.
 package main
 
 import (
@@ -16,6 +16,7 @@ func run(r *guest.Run) error {
 	var in struct {
 		Calls  int `json:"calls"`
 		Sleeps int `json:"sleeps"`
+		MS     int `json:"ms"` // of each sleep
 	}
 	if err := r.Input(&in); err != nil {
 		return err
@@ -26,7 +27,7 @@ func run(r *guest.Run) error {
 		}
 	}
 	for range in.Sleeps {
-		if err := r.Sleep(50 * time.Millisecond); err != nil {
+		if err := r.Sleep(time.Duration(in.MS) * time.Millisecond); err != nil {
 			return err
 		}
 	}
