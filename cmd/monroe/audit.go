@@ -87,9 +87,9 @@ func (a auditVerify) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	kept := []string{e.keptCheckpoint()}
-	if a.Checkpoint != "" {
-		kept = append(kept, a.Checkpoint)
+	kept, err := e.keptNotes(a.Checkpoint)
+	if err != nil {
+		return err
 	}
 	done := e.busy("rebuilding the log")
 	v, note, err := verify(e.ctx, c, kept)
@@ -112,6 +112,25 @@ func (e *env) keptCheckpoint() string {
 	return filepath.Join(e.home, "checkpoints", filepath.Base(e.dir)+".note")
 }
 
+// keptNotes reads that checkpoint, if there is one yet, and the one that was named, which
+// has to be there: who names one wants the log held to it.
+func (e *env) keptNotes(named string) ([]keptNote, error) {
+	var out []keptNote
+	for _, path := range []string{e.keptCheckpoint(), named} {
+		if path == "" {
+			continue
+		}
+		b, err := os.ReadFile(path)
+		switch {
+		case err == nil:
+			out = append(out, keptNote{path, b})
+		case path == named || !errors.Is(err, os.ErrNotExist):
+			return nil, fmt.Errorf("the log cannot be held to the checkpoint: %w", err)
+		}
+	}
+	return out, nil
+}
+
 func (e *env) keep(note string) error {
 	p := e.keptCheckpoint()
 	if err := durable.MkdirAll(filepath.Dir(p)); err != nil {
@@ -124,7 +143,7 @@ func (e *env) keep(note string) error {
 // handing out bytes. What it compares: every leaf with the signed root; the log with
 // earlier checkpoints; every journal with the chain that leaves witnessed; effects
 // with decisions and approvals; the month's ledger with the costs in the leaves.
-func verify(ctx context.Context, c *client.Client, kept []string) (v verdict, note string, err error) {
+func verify(ctx context.Context, c *client.Client, kept []keptNote) (v verdict, note string, err error) {
 	spend, err := c.Spend(ctx)
 	if err != nil {
 		return v, "", err
@@ -178,8 +197,8 @@ func verify(ctx context.Context, c *client.Client, kept []string) (v verdict, no
 	if err := log.Check(head); err != nil {
 		return v, "", err
 	}
-	for _, path := range kept {
-		if err := consistent(&log, path, vkey); err != nil {
+	for _, k := range kept {
+		if err := k.hold(vkey, log.Check); err != nil {
 			return v, "", err
 		}
 	}
@@ -189,18 +208,6 @@ func verify(ctx context.Context, c *client.Client, kept []string) (v verdict, no
 	v.Leaves, v.Calls, v.Effects, v.Denials, v.Approvals, v.Alarms = log.Size(), books.Calls, books.Effects, books.Denials, books.Approvals, books.Alarms
 	v.InDoubt, v.Cost, v.Root = books.InDoubt(), books.Cost, head.Root.String()
 	return v, note, nil
-}
-
-// consistent holds the log to a checkpoint that was kept.
-func consistent(log *audit.Log, path, vkey string) error {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return keptNote{path, b}.hold(vkey, log.Check)
 }
 
 // keptNote is a checkpoint that somebody kept.

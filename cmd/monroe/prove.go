@@ -1,9 +1,7 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -29,17 +27,26 @@ func (a auditProve) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	old := keptNote{path: cmp.Or(a.Checkpoint, e.keptCheckpoint())}
-	if old.note, err = os.ReadFile(old.path); errors.Is(err, os.ErrNotExist) && a.Checkpoint == "" {
-		old, err = keptNote{}, nil
-	}
+	kept, err := e.keptNotes(a.Checkpoint)
 	if err != nil {
 		return err
+	}
+	var old keptNote
+	if len(kept) > 0 {
+		old = kept[len(kept)-1] // the one that was named
 	}
 	p, err := c.ProveLeaf(e.ctx, leaf, 0)
 	if err == nil && old.path != "" { // its key is known now, and so its size
 		var size int64
-		if err = old.hold(p.Verifier, func(h audit.Head) error { size = h.Size; return nil }); err == nil {
+		err = old.hold(p.Verifier, func(was audit.Head) error {
+			size = was.Size
+			is, err := audit.OpenCheckpoint([]byte(p.Checkpoint), p.Verifier)
+			if err == nil && was.Size > is.Size { // of such a log the daemon proves nothing
+				err = audit.CheckExtends(nil, was, is)
+			}
+			return err
+		})
+		if err == nil {
 			p, err = c.ProveLeaf(e.ctx, leaf, size)
 		}
 	}

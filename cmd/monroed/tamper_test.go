@@ -119,7 +119,13 @@ func TestLinuxRolledBackDatabase(t *testing.T) {
 	}
 	write(t, filepath.Join(d.dir, "monroe.db"), string(old))
 	d.up()
-	if out, status := d.verify(); status == 0 || !strings.Contains(out, "the checkpoint kept in") {
+	if out, status := d.verify(); status == 0 || !strings.Contains(out, "the checkpoint kept in") || !strings.Contains(out, "the log was cut or is an older copy") {
+		t.Errorf("status %d\n%s", status, out)
+	}
+	if out, status := cli(t, "--home", d.home, "-w", "team", "audit", "prove", "rcpt_1"); status == 0 || !strings.Contains(out, "the log was cut or is an older copy") {
+		t.Errorf("status %d\n%s", status, out)
+	}
+	if out, status := cli(t, "--home", d.home, "-w", "team", "audit", "verify", "--checkpoint", "missing.note"); status == 0 || !strings.Contains(out, "missing.note: no such file") {
 		t.Errorf("status %d\n%s", status, out)
 	}
 }

@@ -248,7 +248,7 @@ func (l *Log) read() tlog.HashReader {
 // one inclusion of every leaf.
 func (l *Log) Check(h Head) error {
 	if h.Size > l.size {
-		return fmt.Errorf("%w: the checkpoint has %d leaves, the log only %d", ErrTampered, h.Size, l.size)
+		return fmt.Errorf("%w: the log has %d leaves, the checkpoint has %d: the log was cut or is an older copy", ErrTampered, l.size, h.Size)
 	}
 	root, err := tlog.TreeHash(h.Size, l.read())
 	if err != nil {
