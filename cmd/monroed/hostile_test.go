@@ -91,6 +91,10 @@ func TestLinuxHostileModules(t *testing.T) {
 	module("socket import", with(func(b *wt.Builder) { b.Import("wasi_snapshot_preview1", "sock_open", "iii", "i") }), 422, "MODULE", "sock_open")
 	module("two memories", with(func(b *wt.Builder) { b.Memory(1) }), 422, "MODULE", "exactly one")
 	module("huge memory", with(func(b *wt.Builder) { b.Raw(5, wt.Cat([]byte{1, 0}, wt.U32(65536))) }), 413, "MODULE_TOO_LARGE", "memory")
+	module("growing table", with(func(b *wt.Builder) {
+		b.Table(1)
+		b.Func("", "", 0, tableGrow(1), wt.Drop)
+	}), 422, "MODULE", "declare a maximum")
 	module("nested blocks", with(func(b *wt.Builder) { b.Func("", "", 0, wt.Repeat(50_000, wt.Block), wt.Repeat(50_000, wt.End)) }), 413, "MODULE_TOO_LARGE", "nests")
 	module("500000 functions", with(func(b *wt.Builder) {
 		b.Raw(1, []byte{1, 0x60, 0, 0})
@@ -146,6 +150,11 @@ func TestLinuxHostileModules(t *testing.T) {
 	if v := d.finished(d.start("fixture", "")); v.State != host.StateSucceeded {
 		t.Errorf("a good module afterwards %s: %s", v.State, v.Failure)
 	}
+}
+
+// tableGrow grows the table by n null references.
+func tableGrow(n int32) []byte {
+	return wt.Cat([]byte{0xd0, 0x70}, wt.I32Const(n), []byte{0xfc, 15, 0})
 }
 
 // asks returns a guest that sends one request and writes its answer as the result.
@@ -226,6 +235,14 @@ func TestLinuxHostileGuests(t *testing.T) {
 	b, _ = imports()
 	b.Export("_initialize", wt.KindFunc, b.Func("", "", 0, wt.Forever()))
 	faults("never-begins", finish(b, "never-begins", "", `"wall_ns":500000000`, wt.I32Const(0)), "LIMIT: the run took longer than 500ms")
+
+	b, _ = imports()
+	b.Table(1, 50_000)
+	faults("tables", finish(b, "tables", "", "", // the last of 51 times does not fit, or it returns 0
+		wt.Repeat(50, tableGrow(1000), wt.Drop), tableGrow(1000), wt.I32Const(-1), []byte{0x47, 0x04, 0x40}, wt.I32Const(0), []byte{0x0f}, wt.End, wt.Unreachable), "TRAP: ")
+	b, _ = imports()
+	b.Table(1, 50_000)
+	faults("tables-on", finish(b, "tables-on", "", `"wall_ns":500000000`, wt.Loop, tableGrow(1000), wt.Drop, wt.Br(0), wt.End, wt.I32Const(0)), "LIMIT: the run took longer than 500ms")
 
 	const itself = 4 // the first function after the four imports
 	faults("recurses", guest("recurses", "", func(wt.Imports) []byte { return wt.Call(itself) }), "TRAP: ")
