@@ -4,58 +4,24 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/getmonroe/monroe/host/egress/peertest"
 	"github.com/getmonroe/monroe/host/vault"
 	"github.com/getmonroe/monroe/host/vault/awskms"
 )
 
-// TestNeedsLocalKMS talks to local-kms, which others wrote. It is not AWS: it has no IAM,
-// and what it answers after a deletion is its own code.
 func TestNeedsLocalKMS(t *testing.T) {
-	program := os.Getenv("MONROE_LOCAL_KMS")
-	if program == "" {
-		t.Skip("MONROE_LOCAL_KMS is not set: install local-kms with .ci/peers.sh")
-	}
-	if !inEmptyNetwork(t) {
+	server, ok := peertest.StartKMS(t)
+	if !ok {
 		return
 	}
-	for k, v := range map[string]string{
-		"PORT": "8081", "KMS_REGION": "eu-central-1", "KMS_ACCOUNT_ID": "111122223333", "KMS_DATA_PATH": t.TempDir(),
-		"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1",
-	} {
-		t.Setenv(k, v)
-	}
-	const endpoint = "http://127.0.0.1:8081"
-	server := exec.CommandContext(t.Context(), program)
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Wait() })
-	peertest.Await(t, endpoint)
-
-	c, err := config.LoadDefaultConfig(t.Context(), config.WithRegion("eu-central-1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin := kms.NewFromConfig(c, func(o *kms.Options) { o.BaseEndpoint = aws.String(endpoint) })
 	newKey := func() *awskms.Key {
 		t.Helper()
-		made, err := admin.CreateKey(t.Context(), &kms.CreateKeyInput{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		k, err := awskms.New(t.Context(), *made.KeyMetadata.Arn, endpoint, nil)
+		k, err := awskms.New(t.Context(), server.Key(), server.Endpoint, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,10 +91,7 @@ func TestNeedsLocalKMS(t *testing.T) {
 		}
 		now := time.Now()
 		k.Confirm(t.Context(), now)
-		arn := key.Name()
-		if _, err := admin.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &arn, PendingWindowInDays: aws.Int32(7)}); err != nil {
-			t.Fatal(err)
-		}
+		server.Delete(key.Name())
 		if _, err := vault.OpenKeysetWith(t.Context(), path, "acme", key, 0); !errors.Is(err, vault.ErrKEK) {
 			t.Errorf("a start: %v", err)
 		}
@@ -144,7 +107,7 @@ func TestNeedsLocalKMS(t *testing.T) {
 	})
 
 	t.Run("a service that is away", func(t *testing.T) {
-		_ = server.Process.Kill()
+		server.Stop()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		_, err := vault.OpenKeysetWith(ctx, path, "acme", key, 0)
