@@ -1,5 +1,7 @@
 package sandbox
 
+import "io"
+
 // An Engine compiles and runs modules. Its implementations differ in speed, never
 // in what a guest observes, except for what their fingerprints tell apart.
 type Engine interface {
@@ -7,7 +9,7 @@ type Engine interface {
 	// NaN policy, such as "wazero/v1.12.0 amd64 nan=native".
 	Fingerprint() string
 	// Compile compiles an admitted module, or loads what an earlier process compiled
-	// into the cache directory. It cannot be interrupted: it runs in a process
+	// of it. It cannot be interrupted: it runs in a process
 	// that can be killed. An error is a *Fault.
 	Compile(module []byte) (Module, error)
 	// Close frees the engine and everything that it compiled.
@@ -34,7 +36,9 @@ type Instance interface {
 
 // EngineConfig says how an engine compiles.
 type EngineConfig struct {
-	// CacheDir holds compiled code. Whoever writes it decides what runs: only the
-	// compile process may. Empty means that nothing is kept.
-	CacheDir string
+	// Compiled is what an earlier process stored of the module that is to be compiled; nil
+	// is nothing. Whoever writes it decides what runs: only the compile process may.
+	Compiled []byte
+	// Store takes what is compiled, once; nil means that nothing is kept.
+	Store io.Writer
 }

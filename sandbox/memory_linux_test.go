@@ -3,6 +3,7 @@
 package sandbox_test
 
 import (
+	"bytes"
 	"os"
 	"regexp"
 	"runtime"
@@ -47,8 +48,12 @@ func TestLinuxCodeInHugePages(t *testing.T) {
 	for i := range 4000 {
 		b.Func("i", "i", 0, LocalGet(0), Repeat(100, I32Const(int32(i+1)), LocalGet(0), Add, Add))
 	}
-	module, cfg := Run(b, I32Const(0)), sandbox.EngineConfig{CacheDir: t.TempDir()}
-	for range 2 { // the second finds it compiled
+	module, stored := Run(b, I32Const(0)), &bytes.Buffer{}
+	for _, compiled := range []bool{false, true} {
+		cfg := sandbox.EngineConfig{Store: stored}
+		if compiled {
+			cfg = sandbox.EngineConfig{Compiled: stored.Bytes()}
+		}
 		e, err := sandbox.NewEngine(cfg)
 		if err != nil {
 			t.Fatal(err)

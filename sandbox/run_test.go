@@ -310,6 +310,45 @@ func TestMemoryLimitBelowMinimum(t *testing.T) {
 	}
 }
 
+// TestCompiledIsLoaded: what was stored of a module is loaded and not compiled again, and
+// only of that module.
+func TestCompiledIsLoaded(t *testing.T) {
+	b, _ := Guest()
+	module := Run(b, I32Const(0))
+	other, _ := Guest()
+	other.Custom("note", nil)
+	compile := func(module, compiled []byte) []byte {
+		t.Helper()
+		var stored bytes.Buffer
+		e, err := sandbox.NewEngine(sandbox.EngineConfig{Compiled: compiled, Store: &stored})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		m, err := e.Compile(module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, _, err := sandbox.Run(m, sandbox.NewHost(sandbox.Config{Limits: abi.DefaultLimits()})); err != nil || status != 0 {
+			t.Errorf("status %d, %v", status, err)
+		}
+		return stored.Bytes()
+	}
+	first := compile(module, nil)
+	if len(first) < 100 {
+		t.Fatalf("%d bytes were stored", len(first))
+	}
+	if again := compile(module, first); len(again) > 0 {
+		t.Error("it was compiled again")
+	}
+	if again := compile(Run(other, I32Const(0)), first); len(again) == 0 {
+		t.Error("another module's code was loaded")
+	}
+	if again := compile(module, first[:16]); !bytes.Equal(again, first) {
+		t.Error("half a name was taken for it")
+	}
+}
+
 func TestFingerprintNamesTheVersionInUse(t *testing.T) {
 	mod, err := os.ReadFile("../go.mod")
 	if err != nil {

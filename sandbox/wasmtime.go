@@ -3,12 +3,10 @@
 package sandbox
 
 import (
+	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -54,7 +52,7 @@ func NewWasmtime(cfg EngineConfig) (Engine, error) {
 	c.SetWasmWideArithmetic(false)
 	c.SetConsumeFuel(false)       // a guest is stopped by killing its process
 	c.SetEpochInterruption(false) // likewise
-	e := &wasmtimeEngine{dir: cfg.CacheDir, engine: wasmtime.NewEngineWithConfig(c)}
+	e := &wasmtimeEngine{cfg: cfg, engine: wasmtime.NewEngineWithConfig(c)}
 	e.linker = wasmtime.NewLinker(e.engine)
 	for _, f := range hostFuncs() {
 		typ := wasmtime.NewFuncType(wasmtimeTypes(f.sig.params), wasmtimeTypes(f.sig.results))
@@ -66,7 +64,7 @@ func NewWasmtime(cfg EngineConfig) (Engine, error) {
 }
 
 type wasmtimeEngine struct {
-	dir    string
+	cfg    EngineConfig
 	engine *wasmtime.Engine
 	linker *wasmtime.Linker
 }
@@ -128,31 +126,27 @@ func (e *wasmtimeEngine) Close() error {
 	return nil
 }
 
-// Compile compiles, or loads what an earlier process compiled from the same bytes. The
-// directory is trusted as wazero's is: only the compile process may write it.
+// Compile compiles, or loads what an earlier process compiled from the same bytes, which
+// is trusted.
 func (e *wasmtimeEngine) Compile(module []byte) (Module, error) {
-	file := ""
-	if e.dir != "" {
-		hash := sha256.Sum256(append([]byte(e.Fingerprint()+"\x00"), module...))
-		file = filepath.Join(e.dir, hex.EncodeToString(hash[:])+".cwasm")
-		if code, err := os.ReadFile(file); err == nil {
-			m, err := wasmtime.NewModuleDeserialize(e.engine, code)
-			if err != nil {
-				return nil, fault(wire.FaultInternal, "the compiled module cannot be loaded: %v", err)
-			}
-			return &wasmtimeModule{e, m}, nil
+	key := sha256.Sum256(append([]byte(e.Fingerprint()+"\x00"), module...))
+	if code, ok := bytes.CutPrefix(e.cfg.Compiled, key[:]); ok {
+		m, err := wasmtime.NewModuleDeserialize(e.engine, code)
+		if err != nil {
+			return nil, fault(wire.FaultInternal, "the compiled module cannot be loaded: %v", err)
 		}
+		return &wasmtimeModule{e, m}, nil
 	}
 	m, err := wasmtime.NewModule(e.engine, module)
 	if err != nil {
 		return nil, fault(wire.FaultModule, "the engine refuses this module: %v", err)
 	}
-	if file != "" {
+	if e.cfg.Store != nil {
 		code, err := m.Serialize()
 		if err == nil {
-			err = os.WriteFile(file, code, 0o600)
+			_, err = e.cfg.Store.Write(append(key[:], code...))
 		}
-		if err != nil && !errors.Is(err, os.ErrPermission) {
+		if err != nil {
 			return nil, fault(wire.FaultInternal, "the compiled module cannot be stored: %v", err)
 		}
 	}

@@ -32,10 +32,10 @@ func NewWazero(cfg EngineConfig) (Engine, error) {
 		WithDebugInfoEnabled(false)
 	adviseCode()
 	e := &wazeroEngine{}
-	if cfg.CacheDir != "" {
-		cache, err := wazero.NewCompilationCacheWithDir(cfg.CacheDir)
+	if cfg.Compiled != nil || cfg.Store != nil {
+		cache, err := newCache(cfg)
 		if err != nil {
-			return nil, fault(wire.FaultInternal, "the directory for compiled code cannot be used: %v", err)
+			return nil, err
 		}
 		e.cache = cache
 		rc = rc.WithCompilationCache(cache)

@@ -74,6 +74,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 func work(cfg confine.Config, stderr io.Writer) error {
+	if cfg.Mode == confine.ModeRun || cfg.Mode == confine.ModeCompile {
+		cfg.Files = worker.Files()
+	}
 	c, err := confine.Enter(cfg)
 	if err != nil {
 		return err
@@ -87,13 +90,13 @@ func work(cfg confine.Config, stderr io.Writer) error {
 	host := os.NewFile(wire.FD, "host")
 	switch cfg.Mode {
 	case confine.ModeCompile:
-		err = worker.Compile(host, c, cfg.Dir)
+		err = worker.Compile(host, c)
 	case confine.ModeCanary:
 		err = worker.Canary(host, c)
 	case confine.ModePlugin:
 		err = worker.Launch(host, c)
 	default:
-		err = worker.Run(host, c, cfg.Dir)
+		err = worker.Run(host, c)
 	}
 	if errors.Is(err, io.EOF) { // the host needs this worker no more
 		return nil

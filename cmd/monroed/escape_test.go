@@ -14,7 +14,6 @@ import (
 	"github.com/getmonroe/monroe/host"
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/sandbox/canary"
-	"github.com/getmonroe/monroe/sandbox/spawn"
 	wt "github.com/getmonroe/monroe/sandbox/wasmtest"
 )
 
@@ -115,47 +114,45 @@ func TestLinuxBrokenEngine(t *testing.T) {
 	socket, token, daemon, run := filepath.Join(d.dir, "api.sock"), filepath.Join(d.dir, "owner.token"), fmt.Sprint(d.cmd.Process.Pid), fmt.Sprint(other)
 	var next int64
 	_, next = d.alarms(0)
-	const sealed = "sealed"
 	for _, c := range []struct {
 		attempt  canary.Attempt
 		argument string
-		reported string // the system call that the alarm names; empty: it is refused in silence
-		run      string // what it comes to in silence; sealed: the process is ended and the alarm says by what kind of call
-		compile  string // there; empty: not tried
+		reported string // the system call that the alarm names; empty: it comes to nothing by itself
+		silent   string // what it comes to then
 	}{
-		{canary.TCP, l.Addr().String(), "socket", "", ""},
-		{canary.UDP, l.Addr().String(), "socket", "", ""},
-		{canary.MPTCP, l.Addr().String(), "socket", "", ""},
-		{canary.RawIP, "", "socket", "", ""},
-		{canary.Packet, "", "socket", "", ""},
-		{canary.Netlink, "", "socket", "", ""},
-		{canary.VSock, "", "socket", "", ""},
-		{canary.Abstract, "monroe", "socket", "", ""},
-		{canary.UnixPath, socket, "socket", "", ""},
-		{canary.SocketPair, "", "socketpair", "", ""},
-		{canary.Exec, "", "execve", "", ""},
-		{canary.Process, "", "clone", "", ""},
-		{canary.Ptrace, daemon, "ptrace", "", ""},
-		{canary.Ptrace, run, "ptrace", "", ""},
-		{canary.ReadMemory, daemon, "process_vm_readv", "", ""},
-		{canary.ReadMemory, run, "process_vm_readv", "", ""},
-		{canary.Signal, daemon, "kill", "", ""},
-		{canary.Signal, run, "kill", "", ""},
-		{canary.BPF, "", "bpf", "", ""},
-		{canary.Namespaces, "", "unshare", "", ""},
-		{canary.Mount, "/tmp", "mount", "", ""},
-		{canary.SetUID, "", "setresuid", "", ""},
-		{canary.WriteExec, "", "mmap", "", ""},
-		{canary.MemoryFile, "", "memfd_create", "", ""},
-		{canary.IOUring, "", "io_uring_setup", "", ""},
-		// The call is one that both need for their own directory: the last filter of a run
-		// ends whoever makes it. Landlock refuses what lies elsewhere, and has nobody to tell.
-		{canary.ReadSystem, "", "", sealed, "EACCES"},
-		{canary.ReadHost, token, "", sealed, "EACCES"},
-		{canary.ReadHost, "/proc/" + run + "/mem", "", sealed, "EACCES"},
-		{canary.ReadModule, "", "", sealed, ""}, // a compilation's own
-		{canary.WriteTemp, "/tmp/monroe-must-not-exist", "", sealed, "EACCES"},
-		{canary.Descriptors, "", "", "EBADF", "EBADF"},
+		{canary.TCP, l.Addr().String(), "socket", ""},
+		{canary.UDP, l.Addr().String(), "socket", ""},
+		{canary.MPTCP, l.Addr().String(), "socket", ""},
+		{canary.RawIP, "", "socket", ""},
+		{canary.Packet, "", "socket", ""},
+		{canary.Netlink, "", "socket", ""},
+		{canary.VSock, "", "socket", ""},
+		{canary.Abstract, "monroe", "socket", ""},
+		{canary.UnixPath, socket, "socket", ""},
+		{canary.SocketPair, "", "socketpair", ""},
+		{canary.Exec, "", "execve", ""},
+		{canary.Process, "", "clone", ""},
+		{canary.Ptrace, daemon, "ptrace", ""},
+		{canary.Ptrace, run, "ptrace", ""},
+		{canary.ReadMemory, daemon, "process_vm_readv", ""},
+		{canary.ReadMemory, run, "process_vm_readv", ""},
+		{canary.Signal, daemon, "kill", ""},
+		{canary.Signal, run, "kill", ""},
+		{canary.BPF, "", "bpf", ""},
+		{canary.Namespaces, "", "unshare", ""},
+		{canary.Mount, "/tmp", "mount", ""},
+		{canary.SetUID, "", "setresuid", ""},
+		{canary.WriteExec, "", "mmap", ""},
+		{canary.MemoryFile, "", "memfd_create", ""},
+		{canary.IOUring, "", "io_uring_setup", ""},
+		{canary.ReadSystem, "", "openat", ""},
+		{canary.ReadHost, token, "openat", ""},
+		{canary.ReadHost, "../" + filepath.Base(token), "openat", ""},
+		{canary.ReadHost, "/proc/" + run + "/mem", "openat", ""},
+		{canary.ReadHost, "/proc/" + run + "/cwd/module.wasm", "openat", ""},
+		{canary.ReadModule, "", "openat", ""},
+		{canary.WriteTemp, "/tmp/monroe-must-not-exist", "openat", ""},
+		{canary.Descriptors, "", "", "EBADF"},
 	} {
 		attempt := strings.TrimSpace(string(c.attempt) + " " + c.argument)
 		// named holds the alarm, if there is to be one, against when it began.
@@ -182,10 +179,6 @@ func TestLinuxBrokenEngine(t *testing.T) {
 			call = c.reported + "("
 		}
 		t.Run(attempt, func(t *testing.T) {
-			call := call
-			if c.run == sealed {
-				call = spawn.SealedCall
-			}
 			input, err := json.Marshal("escape " + attempt)
 			if err != nil {
 				t.Fatal(err)
@@ -194,22 +187,19 @@ func TestLinuxBrokenEngine(t *testing.T) {
 			v := d.finished(id)
 			named(t, call, d.running(id), func(l audit.Leaf) bool { return l.Run == id })
 			if call == "" {
-				if v.State != host.StateSucceeded || string(v.Result) != `"`+c.run+`"` {
+				if v.State != host.StateSucceeded || string(v.Result) != `"`+c.silent+`"` {
 					t.Errorf("the run %s: %s; the attempt came to %s", v.State, v.Failure, v.Result)
 				}
 			} else if v.State != host.StateFailed || !strings.Contains(v.Failure, "tried what it may not: "+call) || v.Result != nil {
 				t.Errorf("the run %s: %s", v.State, v.Failure)
 			}
 		})
-		if c.reported == "" && c.compile == "" {
-			continue
-		}
 		t.Run("compile "+attempt, func(t *testing.T) {
 			began := time.Now()
 			_, err := d.PushSkill(d.ctx(), with(func(b *wt.Builder) { b.Custom("note", []byte("escape while it is compiled: "+attempt+"|")) }))
 			named(t, call, began, func(l audit.Leaf) bool { return l.Module != "" && l.Run == "" })
 			if c.reported == "" {
-				if err == nil || !strings.Contains(err.Error(), "came to "+c.compile) {
+				if err == nil || !strings.Contains(err.Error(), "came to "+c.silent) {
 					t.Errorf("%v", err)
 				}
 			} else if p := refused(t, err, 422, "MODULE_ESCAPE"); !strings.Contains(p.Detail, call) {
@@ -236,21 +226,35 @@ func TestLinuxBrokenEngine(t *testing.T) {
 // there, without another try, and the daemon names the call.
 func TestLinuxBrokenLoader(t *testing.T) {
 	worker := brokenWorker(t)
-	for _, spares := range []int{0, 1} {
-		t.Run(fmt.Sprintf("%d spares", spares), func(t *testing.T) {
-			d := newDaemon(t, fmt.Sprintf("spare_workers: %d\n", spares))
+	for _, c := range []struct {
+		spares  int
+		attempt string
+		named   string
+	}{
+		{0, "exec", "execve("},
+		{1, "exec", "execve("},
+		{0, "read-system", "openat("},
+		{0, "read-host ../other", "openat("},
+		{0, "read-host /proc/self/cwd/module.wasm", "openat("},
+		{1, "write-temp /tmp/monroe-must-not-exist", "openat("},
+	} {
+		t.Run(fmt.Sprintf("%s, %d spares", c.attempt, c.spares), func(t *testing.T) {
+			d := newDaemon(t, fmt.Sprintf("spare_workers: %d\n", c.spares))
 			d.args = append(d.args, "--worker", worker)
 			d.up()
-			d.push(with(func(b *wt.Builder) { b.Custom("note", []byte("escape while it is loaded: exec|")) }))
+			d.push(with(func(b *wt.Builder) { b.Custom("note", []byte("escape while it is loaded: "+c.attempt+"|")) }))
 			_, next := d.alarms(0)
 			r := d.start("fixture", "")
 			v := d.finished(r)
-			if v.State != host.StateFailed || !strings.Contains(v.Failure, "tried what it may not: execve(") {
+			if v.State != host.StateFailed || !strings.Contains(v.Failure, "tried what it may not: "+c.named) {
 				t.Errorf("the run %s: %s", v.State, v.Failure)
 			}
 			told, _ := d.alarms(next)
-			if len(told) != 1 || told[0].Run != r || !strings.HasPrefix(told[0].Detail, "execve(") {
+			if len(told) != 1 || told[0].Run != r || !strings.HasPrefix(told[0].Detail, c.named) {
 				t.Fatalf("alarms %+v", told)
+			}
+			if _, path, ok := strings.Cut(c.attempt, " "); ok && os.Getuid() == 0 && told[0].Detail != fmt.Sprintf("openat(%q)", path) {
+				t.Errorf("it was named as %s", told[0].Detail)
 			}
 			if after := time.UnixMilli(told[0].TimeMS).Sub(d.running(r)); after > time.Second {
 				t.Errorf("it was named after %v", after)

@@ -151,7 +151,9 @@ func (s *Shelf) make(ctx context.Context, upload []byte, m *store.Module, check 
 	return manifest, durable.SyncDir(filepath.Dir(place))
 }
 
-const purpose = "artefact/1"
+// purpose has a number that changes with the files of an artefact: what has another is made
+// again.
+const purpose = "artefact/2"
 
 // bound is what the MAC covers, every field of fixed size or with its length.
 func bound(m *store.Module) []byte {

@@ -37,7 +37,7 @@ const (
 	SetUID      Attempt = "setuid"      // root
 	ReadSystem  Attempt = "read-system" // /etc/passwd
 	ReadHost    Attempt = "read-host"   // path of a file that is the daemon's
-	ReadModule  Attempt = "read-module" // the worker's own directory, after it was loaded
+	ReadModule  Attempt = "read-module" // the worker's own directory
 	WriteTemp   Attempt = "write-temp"  // path of a file
 	WriteExec   Attempt = "write-exec"  // memory that is writable and executable
 	MemoryFile  Attempt = "memory-file" // a file that only exists in memory

@@ -3,8 +3,8 @@
 //
 // Laws, each with its test:
 //
-//   - The order is: descriptors, limits, not dumpable, Landlock, no_new_privs,
-//     filter; only then is a file or a frame read (TestLinuxAttempts).
+//   - The order is: descriptors, limits, not dumpable, Landlock, the worker's own files,
+//     no_new_privs, filter; only then is a file or a frame read (TestLinuxAttempts).
 //   - A build with cgo, where Landlock reaches one thread only, goes on in a second image
 //     that began within it, and only if it stands there (TestLinuxSecondImage).
 //   - No socket call is in the list; the one descriptor to the host is used with read
@@ -13,10 +13,12 @@
 //   - A plugin's program starts with its confinement around it: it inherits it from the
 //     launcher and cannot leave it out (TestLinuxPluginAttempts).
 //   - A plugin's program is told of its parent's death as its launcher is (TestLinuxPluginDies).
-//   - In run mode nothing can be opened once Seal returned (TestLinuxAttempts).
+//   - A worker opens its own files by their names before the filter stands, and nothing
+//     after it: each call that takes a path is forbidden, also while a module is loaded or
+//     compiled (TestLinuxAttempts, TestLinuxCompileMode).
 //   - What is forbidden fails with EPERM and the host is told before the caller is;
 //     clone3 and openat2, and in a plugin io_uring, are ENOSYS, so that callers fall back.
-//     A call for files that a sealed run makes ends its process, which tells as well.
+//     In a build with cgo a call for files is EPERM and nobody is told.
 //   - A kernel that cannot do this is an error that names what is missing; to go on
 //     without it takes an explicit argument (Config.Insecure), never a default.
 //   - A healthy worker causes no report at all (TestLinuxSoak).
@@ -28,6 +30,10 @@ package confine
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -35,9 +41,9 @@ import (
 type Mode string
 
 const (
-	// ModeRun reads one directory until Seal, then nothing.
+	// ModeRun reads its files, and opens nothing.
 	ModeRun Mode = "run"
-	// ModeCompile reads and writes one directory.
+	// ModeCompile writes its files, and opens nothing.
 	ModeCompile Mode = "compile"
 	// ModeCanary is confined like ModeRun, and tries what it may not.
 	ModeCanary Mode = "canary"
@@ -49,8 +55,12 @@ const (
 // Config says how a worker confines itself.
 type Config struct {
 	Mode Mode
-	Dir  string        // the one directory, absolute
-	CPU  time.Duration // processor time, rounded up to seconds; 0 means no limit
+	Dir  string // the one directory, absolute
+	// Files are names in Dir that the worker has opened when Enter returns, and no others
+	// ever: to be read, where a name that is not there is left out, or in ModeCompile
+	// made, to be written.
+	Files []string
+	CPU   time.Duration // processor time, rounded up to seconds; 0 means no limit
 	// Memory is how many bytes may be writable and private (RLIMIT_DATA); 0 means no
 	// limit. It counts what could be touched, where a control group counts what was.
 	Memory int64
@@ -74,8 +84,32 @@ const CompileMemory = 4 << 30
 // A Confinement is what stands around this process.
 type Confinement struct {
 	cfg      Config
+	files    map[string]*os.File
 	enforced []string
 	missing  []string
+}
+
+// File is one of Config.Files, nil if it is not there. It is the caller's to close.
+func (c *Confinement) File(name string) *os.File { return c.files[name] }
+
+// open opens the worker's own files.
+func (c *Confinement) open() error {
+	flags := os.O_RDONLY
+	if c.cfg.Mode == ModeCompile {
+		flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	}
+	c.files = map[string]*os.File{}
+	for _, name := range c.cfg.Files {
+		f, err := os.OpenFile(filepath.Join(c.cfg.Dir, name), flags, 0o600)
+		if flags == os.O_RDONLY && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("its own file cannot be opened: %w", err)
+		}
+		c.files[name] = f
+	}
+	return nil
 }
 
 // Enforced lists what stands, such as "no_new_privs", "seccomp", "landlock:7".

@@ -12,10 +12,9 @@ import (
 	"github.com/getmonroe/monroe/abi/wire"
 )
 
-// Enter confines the process (stage A) and hands the listener that reports
-// violations to the host. Call it once, before anything is read, while no other
-// goroutine works. In run mode Seal has to follow. After an error the process must
-// exit: a part of the confinement may already stand.
+// Enter confines the process and hands the listener that reports violations to the
+// host. Call it once, before anything is read, while no other goroutine works. After an
+// error the process must exit: a part of the confinement may already stand.
 //
 // In plugin mode the process has read nothing foreign yet, and becomes the plugin by
 // execve. That call is in no list: the host sees it and lets the first one go on,
@@ -52,6 +51,9 @@ func Enter(cfg Config) (*Confinement, error) {
 		if err := dieWithParent(); err != nil {
 			return nil, err
 		}
+	}
+	if err := c.open(); err != nil {
+		return nil, err
 	}
 	if err := c.filter(); err != nil {
 		return nil, err
@@ -163,11 +165,7 @@ func (c *Confinement) filter() error {
 	if err := unix.Close(listener); err != nil {
 		return fmt.Errorf("the listener cannot be closed: %w", err)
 	}
-	gone := []uint32{unix.SYS_SENDMSG, unix.SYS_PRCTL}
-	if c.cfg.Mode == ModeCompile || c.cfg.Mode == ModePlugin {
-		gone = append(gone, unix.SYS_SECCOMP) // no further stage
-	}
-	if _, err := without(gone...).install(); err != nil {
+	if _, err := without(unix.SYS_SENDMSG, unix.SYS_PRCTL, unix.SYS_SECCOMP).install(); err != nil {
 		return fmt.Errorf("the second filter cannot be installed: %w", err)
 	}
 	c.enforced = append(c.enforced, "seccomp")
@@ -182,21 +180,6 @@ func handOver(kind byte, listener int) error {
 	if err := unix.Sendmsg(wire.FD, []byte{kind}, rights, nil, 0); err != nil {
 		return fmt.Errorf("the host did not take the listener: %w", err)
 	}
-	return nil
-}
-
-// Seal is stage B of run mode: what loading needed is taken away. It does nothing
-// in the modes whose stage A is final.
-func (c *Confinement) Seal() error {
-	if c.cfg.Mode == ModeCompile || c.cfg.Mode == ModePlugin || !contains(c.enforced, "seccomp") {
-		return nil
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if _, err := sealed(c.cfg.Mode).install(); err != nil {
-		return fmt.Errorf("the last filter cannot be installed: %w", err)
-	}
-	c.enforced = append(c.enforced, "sealed")
 	return nil
 }
 

@@ -10,8 +10,6 @@ func Enter(cfg Config) (*Confinement, error) {
 	if !cfg.Insecure {
 		return nil, fmt.Errorf("%w: %s", ErrUnsupported, needs)
 	}
-	return &Confinement{cfg: cfg, missing: []string{needs}}, nil
+	c := &Confinement{cfg: cfg, missing: []string{needs}}
+	return c, c.open()
 }
-
-// Seal does nothing here.
-func (c *Confinement) Seal() error { return nil }

@@ -40,8 +40,7 @@ type verdict uint32
 
 const (
 	allow  verdict = unix.SECCOMP_RET_ALLOW
-	notify verdict = unix.SECCOMP_RET_USER_NOTIF   // the call waits for whoever holds the listener
-	end    verdict = unix.SECCOMP_RET_KILL_PROCESS // by a SIGSYS that cannot be handled, which the parent sees
+	notify verdict = unix.SECCOMP_RET_USER_NOTIF // the call waits for whoever holds the listener
 )
 
 func refuse(e unix.Errno) verdict { return unix.SECCOMP_RET_ERRNO | verdict(e) }

@@ -10,7 +10,7 @@ import (
 // stream socket uses read and write only.
 var base = [...]uint32{
 	// descriptors already held
-	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_CLOSE, unix.SYS_FCNTL,
+	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_CLOSE, unix.SYS_FCNTL, unix.SYS_FSTAT,
 	// memory; mmap and mprotect are among the conditions
 	unix.SYS_MUNMAP, unix.SYS_MADVISE,
 	// signals: the runtime preempts with tgkill
@@ -26,14 +26,11 @@ var base = [...]uint32{
 	unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EVENTFD2,
 }
 
-// reading is what loading a module from the directory needs. Landlock narrows it to
-// that directory; a filter cannot read paths.
-var reading = [...]uint32{
-	unix.SYS_OPENAT, unix.SYS_NEWFSTATAT, unix.SYS_FSTAT, unix.SYS_LSEEK, unix.SYS_GETDENTS64, unix.SYS_READLINKAT, unix.SYS_FACCESSAT2,
+// files are the calls for files of a plugin, whose program opens its own. Landlock narrows
+// them to its directory; a filter cannot read paths. No worker has any of them.
+var files = [...]uint32{
+	unix.SYS_OPENAT, unix.SYS_NEWFSTATAT, unix.SYS_LSEEK, unix.SYS_GETDENTS64, unix.SYS_READLINKAT, unix.SYS_FACCESSAT2,
 }
-
-// writing is what storing compiled code needs on top.
-var writing = [...]uint32{unix.SYS_UNLINKAT, unix.SYS_RENAMEAT, unix.SYS_FSYNC, unix.SYS_FTRUNCATE, unix.SYS_MKDIRAT}
 
 // plugin is what a program needs on top that starts under the filter, listens on a
 // Unix stream socket and speaks gRPC over what it accepts.
@@ -88,15 +85,15 @@ var absent = [...]uint32{unix.SYS_CLONE3, unix.SYS_OPENAT2}
 func allowed(mode Mode) policy {
 	p := policy{rules: make([]rule, 0, 128), rest: notify}
 	p.each(allow, base[:]...)
-	p.each(allow, reading[:]...)
 	p.rules = append(append(p.rules, engine[:]...), conditional[:]...)
 	p.each(refuse(unix.ENOSYS), absent[:]...)
 	switch mode {
-	case ModeCompile:
-		p.each(allow, writing[:]...)
+	case ModeRun, ModeCompile:
+		p.each(refuse(unix.EPERM), stray[:]...)
 	case ModePlugin:
+		p.each(allow, files[:]...)
 		p.rules = append(append(p.rules, plugin[:]...), pluginArch[:]...)
-	case ModeRun, ModeCanary:
+	case ModeCanary: // has no engine, and is to see that a call is told of
 	}
 	return p
 }
@@ -105,20 +102,6 @@ func allowed(mode Mode) policy {
 func without(calls ...uint32) policy {
 	p := policy{rest: allow}
 	p.each(refuse(unix.EPERM), calls...)
-	return p
-}
-
-// sealed is the last filter of a run: nothing for files is needed any more. Its calls have
-// no listener, as the kernel takes one for each process and that is of the first filter; a
-// process that is ended by them is told of by how it ended. A canary has to go on.
-func sealed(mode Mode) policy {
-	p := policy{rest: allow}
-	v := refuse(unix.EPERM)
-	if mode == ModeRun {
-		v = stray
-	}
-	p.each(v, reading[:]...)
-	p.each(v, unix.SYS_SECCOMP)
 	return p
 }
 

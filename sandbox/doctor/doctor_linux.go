@@ -336,7 +336,7 @@ func look(ctx context.Context, s stage, x Subject, t *targets) (e *examined, err
 		e.results = append(e.results, r)
 	}
 	e.enforced = c.enforced
-	for _, want := range []string{"landlock", "no_new_privs", "seccomp", "sealed"} {
+	for _, want := range []string{"landlock", "no_new_privs", "seccomp"} {
 		if (s == kernel || s == everything) && !slices.ContainsFunc(e.enforced, func(have string) bool { return strings.HasPrefix(have, want) }) {
 			e.why = "this kernel has no " + want
 		}

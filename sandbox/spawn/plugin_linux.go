@@ -107,7 +107,7 @@ func (s *Spawner) SpawnPlugin(ctx context.Context, program *Program, dir string,
 
 // becomes waits until the launcher is the plugin: its socket closes by execve.
 func (p *Process) becomes(s *Spawner) error {
-	if err := p.greet(s, ModePlugin); err != nil {
+	if err := p.greet(s); err != nil {
 		return err
 	}
 	if err := p.Conn.SetDeadline(time.Now().Add(s.readyWithin())); err != nil {

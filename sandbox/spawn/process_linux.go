@@ -149,9 +149,6 @@ func (p *Process) reap(s *Spawner) {
 	}
 	p.mu.Unlock()
 	p.workers.Wait()
-	if end.err == nil && end.status.Signaled() && end.status.Signal() == unix.SIGSYS {
-		p.note(s, Violation{Name: SealedCall})
-	}
 	p.used, p.err = end.cpu, explain(end, reason, p.cpu)
 	s.mu.Lock()
 	delete(s.live, p)
@@ -212,7 +209,7 @@ func (p *Process) drain(stderr *os.File) {
 }
 
 // greet takes the hand-over and the first frame.
-func (p *Process) greet(s *Spawner, mode Mode) error {
+func (p *Process) greet(s *Spawner) error {
 	within := s.readyWithin()
 	if err := p.Conn.SetDeadline(time.Now().Add(within)); err != nil {
 		return err
@@ -230,7 +227,7 @@ func (p *Process) greet(s *Spawner, mode Mode) error {
 	if err := json.Unmarshal(payload, &p.Ready); err != nil {
 		return fmt.Errorf("its Ready frame cannot be read: %w", err)
 	}
-	if err := checkReady(p.Ready, mode, s.insecure); err != nil {
+	if err := checkReady(p.Ready, s.insecure); err != nil {
 		return err
 	}
 	return p.Conn.SetDeadline(time.Time{})

@@ -138,18 +138,17 @@ func (e *FaultError) Error() string {
 
 // A Violation is one system call that a worker may not make.
 type Violation struct {
-	Name string    // of the call, "syscall 123", or SealedCall
-	Args [6]uint64 // as the caller gave them: pointers are not followed
-	PID  int       // the thread that called
+	Name string    // of the call, or "syscall 123"
+	Args [6]uint64 // as the caller gave them
+	// Path is what such an argument pointed to a moment before the call was refused, where
+	// this process may look into the worker's memory. Nothing is decided by it.
+	Path string
+	PID  int // the thread that called
 }
 
-// SealedCall names the call that ended a sealed run's process: how it ended tells that it
-// was one of those, and not which, nor with what arguments.
-const SealedCall = "a call for files, such as openat, or for a filter, after the module was loaded"
-
 func (v Violation) String() string {
-	if v.Name == SealedCall {
-		return v.Name
+	if v.Path != "" {
+		return v.Name + "(" + strconv.Quote(v.Path) + ")"
 	}
 	args := make([]string, len(v.Args))
 	for i, a := range v.Args {
@@ -160,16 +159,10 @@ func (v Violation) String() string {
 
 // required is what a Ready frame must claim unless the Spawner is insecure. An
 // entry matches itself or itself with a version ("landlock:7").
-func required(m Mode) []string {
-	list := []string{"descriptors", "rlimits", "undumpable", "landlock", "no_new_privs", "seccomp"}
-	if m != ModeCompile && m != ModePlugin {
-		list = append(list, "sealed")
-	}
-	return list
-}
+var required = [...]string{"descriptors", "rlimits", "undumpable", "landlock", "no_new_privs", "seccomp"}
 
 // checkReady says why a worker may not be used.
-func checkReady(r wire.Ready, m Mode, insecure bool) error {
+func checkReady(r wire.Ready, insecure bool) error {
 	if r.Protocol != wire.Version {
 		return fmt.Errorf("it speaks protocol %d, this host speaks %d; install monroed and monroe-worker of the same release", r.Protocol, wire.Version)
 	}
@@ -179,7 +172,7 @@ func checkReady(r wire.Ready, m Mode, insecure bool) error {
 	if insecure {
 		return nil
 	}
-	for _, want := range required(m) {
+	for _, want := range required {
 		found := false
 		for _, have := range r.Enforced {
 			name, _, _ := strings.Cut(have, ":")

@@ -173,7 +173,7 @@ func (s *Spawner) Spawn(ctx context.Context, mode Mode, dir string, cpu time.Dur
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
-	if err := s.await(ctx, p, func() error { return p.greet(s, mode) }); err != nil {
+	if err := s.await(ctx, p, func() error { return p.greet(s) }); err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -97,11 +97,45 @@ func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 	if p.launch(fd, n.id, v.Name) {
 		return nil
 	}
+	if i, ok := paths[v.Name]; ok {
+		v.Path = pathAt(fd, &n, n.args[i])
+	}
 	p.note(s, v) // before the answer, while the worker waits
 	r := response{id: n.id, err: -int32(unix.EPERM)}
 	// An error means that the caller is gone: there is nobody to refuse.
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
 	return nil
+}
+
+// paths are the calls by which somebody looks for files, and the argument that points to
+// the path. The names are those of package arch.
+var paths = map[string]int{
+	"openat": 1, "openat2": 1, "newfstatat": 1, "fstatat": 1, "statx": 1, "readlinkat": 1, "faccessat": 1, "faccessat2": 1, "execve": 0, "execveat": 1,
+	"unlinkat": 1, "renameat": 1, "renameat2": 1, "mkdirat": 1, "linkat": 1, "symlinkat": 2, "open": 0, "creat": 0, "stat": 0, "lstat": 0, "access": 0,
+	"readlink": 0, "unlink": 0, "rename": 0, "mkdir": 0, "rmdir": 0, "link": 0, "symlink": 1,
+}
+
+// maxPath is how many bytes of a path are told.
+const maxPath = 256
+
+// pathAt reads a path out of the memory of whoever made a call, for those who are told of
+// it; empty where this process may not. Root may, and so may the owner of a worker's user
+// namespace that has a user (kind mapped). Another thread may change it meanwhile, which
+// is why nothing is decided by it.
+func pathAt(fd uintptr, n *notification, at uint64) string {
+	text := make([]byte, maxPath)
+	// An end of what is mapped is at the end of a page, and what crosses it is read in part.
+	first := min(maxPath, int(uint64(os.Getpagesize())-at%uint64(os.Getpagesize())))
+	far := []unix.RemoteIovec{{Base: uintptr(at), Len: first}, {Base: uintptr(at) + uintptr(first), Len: maxPath - first}}
+	near := []unix.Iovec{{Base: &text[0], Len: maxPath}}
+	got, err := unix.ProcessVMReadv(int(n.pid), near, far, 0)
+	if err != nil || got <= 0 {
+		return ""
+	}
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_ID_VALID, uintptr(unsafe.Pointer(&n.id))); e != 0 {
+		return "" // the caller is gone, and the memory may have been another's
+	}
+	return unix.ByteSliceToString(text[:got])
 }
 
 // note records a forbidden call and tells of it.

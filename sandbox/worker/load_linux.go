@@ -19,12 +19,11 @@ const (
 	maxHeap = 64 << 20
 )
 
-// readModule maps a file into memory. The mapping stays until the process ends, and
-// workers of the same module share its pages.
-func readModule(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+// contents maps a file into memory and closes it; nil is nothing. The mapping stays until
+// the process ends, and workers of the same module share its pages.
+func contents(f *os.File) ([]byte, error) {
+	if f == nil {
+		return nil, nil
 	}
 	defer f.Close() //nolint:errcheck // only read
 	info, err := f.Stat()

@@ -2,8 +2,17 @@
 
 package worker
 
-import "os"
+import (
+	"io"
+	"os"
+)
 
-func readModule(path string) ([]byte, error) { return os.ReadFile(path) }
+func contents(f *os.File) ([]byte, error) {
+	if f == nil {
+		return nil, nil
+	}
+	defer f.Close() //nolint:errcheck // only read
+	return io.ReadAll(f)
+}
 
 func heapAhead(int) {}

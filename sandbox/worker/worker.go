@@ -3,26 +3,24 @@
 //
 // Laws, each with its test:
 //
-//   - Before the confinement stands, nothing that derives from an upload is read.
-//     Loading happens in stage A; guest code runs after stage B (TestLinuxHealthyWorker, TestBadWorkers).
+//   - Before the confinement stands, nothing that derives from an upload is read
+//     (TestLinuxHealthyWorker, TestBadWorkers).
 //   - A recorded reply is given to the same call as before, and each request is
 //     reported by its fingerprint before any live call is made
 //     (TestLinuxReplay).
 //   - Whatever a guest does, the host sees one Done or one Fault, or the end of the
 //     process (TestLinuxHostileGuests).
 //
-// It knows both protocols, the order of the stages and the files of a module's
-// directory.
+// It knows both protocols and the files of a module's directory.
 //
 // It must not know what a request means.
 package worker
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/getmonroe/monroe/abi/wire"
@@ -31,9 +29,14 @@ import (
 	"github.com/getmonroe/monroe/sandbox/confine"
 )
 
-// ModuleFile is the name of the module in its directory; beside it are the engine's
-// own files.
-const ModuleFile = "module.wasm"
+// Names in a module's directory.
+const (
+	ModuleFile = "module.wasm"
+	CodeFile   = "module.code" // what the engine made of it
+)
+
+// Files is what a run reads and a compilation writes.
+func Files() []string { return []string{ModuleFile, CodeFile} }
 
 // A link is the socket to the host. Frames collect in w until flush.
 type link struct {
@@ -64,16 +67,13 @@ func (l *link) ready(engine sandbox.Engine, c *confine.Confinement, load time.Du
 	}))
 }
 
-// Run loads the module of a directory, seals the process and serves one run. It
-// returns an error if the host cannot be told.
-func Run(conn io.ReadWriter, c *confine.Confinement, dir string) error {
+// Run loads the module of its files and serves one run. It returns an error if the host
+// cannot be told.
+func Run(conn io.ReadWriter, c *confine.Confinement) error {
 	l := newLink(conn)
 	began := time.Now()
-	module, engine, err := load(dir)
+	module, engine, err := load(c)
 	if err != nil {
-		return l.fail(err)
-	}
-	if err := c.Seal(); err != nil {
 		return l.fail(err)
 	}
 	if err := l.ready(engine, c, time.Since(began)); err != nil {
@@ -82,13 +82,20 @@ func Run(conn io.ReadWriter, c *confine.Confinement, dir string) error {
 	return l.run(module)
 }
 
-func load(dir string) (sandbox.Module, sandbox.Engine, error) {
-	code, err := readModule(filepath.Join(dir, ModuleFile))
+func load(c *confine.Confinement) (sandbox.Module, sandbox.Engine, error) {
+	code, err := contents(c.File(ModuleFile))
+	if err == nil && code == nil {
+		err = errors.New("it is not there")
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("the module cannot be read: %w", err)
 	}
+	compiled, err := contents(c.File(CodeFile))
+	if err != nil {
+		return nil, nil, fmt.Errorf("the compiled module cannot be read: %w", err)
+	}
 	heapAhead(len(code))
-	engine, err := sandbox.NewEngine(sandbox.EngineConfig{CacheDir: dir})
+	engine, err := sandbox.NewEngine(sandbox.EngineConfig{Compiled: compiled})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -96,11 +103,11 @@ func load(dir string) (sandbox.Module, sandbox.Engine, error) {
 	return module, engine, err
 }
 
-// Compile admits and compiles one module that comes over the socket, and leaves it
-// with the engine's files in a directory.
-func Compile(conn io.ReadWriter, c *confine.Confinement, dir string) error {
+// Compile admits and compiles one module that comes over the socket, and leaves it and
+// what the engine made of it in its files.
+func Compile(conn io.ReadWriter, c *confine.Confinement) error {
 	l := newLink(conn)
-	engine, err := sandbox.NewEngine(sandbox.EngineConfig{CacheDir: dir})
+	engine, err := sandbox.NewEngine(sandbox.EngineConfig{Store: c.File(CodeFile)})
 	if err != nil {
 		return l.fail(err)
 	}
@@ -119,7 +126,7 @@ func Compile(conn io.ReadWriter, c *confine.Confinement, dir string) error {
 	if _, err := engine.Compile(code); err != nil {
 		return l.fail(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, ModuleFile), code, 0o600); err != nil {
+	if _, err := c.File(ModuleFile).Write(code); err != nil {
 		return l.fail(fmt.Errorf("the module cannot be stored: %w", err))
 	}
 	return l.send(wire.KindCompiled, wire.EncodeJSON(wire.Compiled{
@@ -127,12 +134,9 @@ func Compile(conn io.ReadWriter, c *confine.Confinement, dir string) error {
 	}))
 }
 
-// Canary seals the process like a run worker does, and tries what the host asks for.
+// Canary tries what the host asks for.
 func Canary(conn io.ReadWriter, c *confine.Confinement) error {
 	l := newLink(conn)
-	if err := c.Seal(); err != nil {
-		return l.fail(err)
-	}
 	ready := wire.Ready{Protocol: wire.Version, Engine: "canary", Enforced: c.Enforced()}
 	if err := l.send(wire.KindReady, wire.EncodeJSON(ready)); err != nil {
 		return err

@@ -42,7 +42,11 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	engine, err := sandbox.NewEngine(sandbox.EngineConfig{CacheDir: args[0]})
+	compiled, err := os.ReadFile(filepath.Join(args[0], worker.CodeFile))
+	if err != nil {
+		return err
+	}
+	engine, err := sandbox.NewEngine(sandbox.EngineConfig{Compiled: compiled})
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,10 @@ func run() error {
 	flag.IntVar(&cfg.Parent, "parent", 0, "")
 	flag.BoolVar(&cfg.Insecure, "insecure-dev", false, "")
 	flag.Parse()
-	cfg.Mode, cfg.Dir = confine.Mode(flag.Arg(0)), flag.Arg(1)
+	cfg.Mode, cfg.Dir, cfg.Files = confine.Mode(flag.Arg(0)), flag.Arg(1), []string{"own", "absent"}
+	if cfg.Mode == confine.ModePlugin {
+		cfg.Files = nil
+	}
 	c, err := confine.Enter(cfg)
 	if err != nil {
 		return err
@@ -65,13 +68,8 @@ func run() error {
 	if cfg.Mode == confine.ModePlugin {
 		return launch(c)
 	}
-	// In stage A the directory can be read, and nothing else.
-	before := fmt.Sprint(open(cfg.Dir), " / ", open("/etc/passwd"), " / ", syscall.Signal(told))
-	if err := c.Seal(); err != nil {
-		return err
-	}
 	f := os.NewFile(wire.FD, "host")
-	ready := wire.Ready{Protocol: wire.Version, Engine: "attempts: " + before, Enforced: c.Enforced()}
+	ready := wire.Ready{Protocol: wire.Version, Engine: fmt.Sprint("attempts: ", syscall.Signal(told)), Enforced: c.Enforced()}
 	if err := wire.WriteFrame(f, wire.KindReady, wire.EncodeJSON(ready)); err != nil {
 		return err
 	}
@@ -81,7 +79,7 @@ func run() error {
 		if err != nil {
 			return nil // the host has seen enough
 		}
-		if err := wire.WriteFrame(f, wire.KindLog, []byte(attempt(string(name)))); err != nil {
+		if err := wire.WriteFrame(f, wire.KindLog, []byte(attempt(c, string(name)))); err != nil {
 			return err
 		}
 	}
@@ -99,9 +97,9 @@ func launch(c *confine.Confinement) error {
 }
 
 // attempt returns the name of the error, or canary.Allowed.
-func attempt(text string) string {
+func attempt(c *confine.Confinement, text string) string {
 	name, arg, _ := strings.Cut(text, " ")
-	err, known := try(name, arg)
+	err, known := try(c, name, arg)
 	var e unix.Errno
 	switch {
 	case !known:
@@ -132,7 +130,7 @@ func open(name string) error {
 }
 
 // try is what only tests try; the rest is the canary's.
-func try(name, arg string) (err error, known bool) { //nolint:revive // the error is the answer
+func try(c *confine.Confinement, name, arg string) (err error, known bool) { //nolint:revive // the error is the answer
 	switch name {
 	case "clone-as-mmap": // the high half is mmap's number; the low half contradicts itself
 		err = raw(unix.SYS_CLONE, unix.SYS_MMAP<<32|unix.CLONE_SIGHAND, 0, 0, 0, 0)
@@ -142,8 +140,29 @@ func try(name, arg string) (err error, known bool) { //nolint:revive // the erro
 		_, err = unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM, 0)
 	case "connect":
 		err = unix.Connect(wire.FD, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{127, 0, 0, 1}})
+	case "own": // the files that it has in any case; the other one is not there
+		switch f := c.File("own"); {
+		case f == nil || c.File("absent") != nil && arg == "read":
+			err = os.ErrNotExist
+		case arg == "read":
+			_, err = f.Read(make([]byte, 1))
+		default:
+			_, err = f.Write([]byte("x"))
+		}
 	case "open":
 		err = open(arg)
+	case "stat":
+		err = unix.Fstatat(unix.AT_FDCWD, arg, &unix.Stat_t{}, 0)
+	case "readlink":
+		_, err = unix.Readlinkat(unix.AT_FDCWD, arg, make([]byte, 64))
+	case "access":
+		err = unix.Faccessat2(unix.AT_FDCWD, arg, unix.R_OK, 0)
+	case "unlink":
+		err = unix.Unlinkat(unix.AT_FDCWD, arg, 0)
+	case "rename":
+		err = unix.Renameat(unix.AT_FDCWD, arg, unix.AT_FDCWD, arg+"-moved")
+	case "mkdir":
+		err = unix.Mkdirat(unix.AT_FDCWD, arg, 0o700)
 	case "create":
 		err = os.WriteFile(arg, []byte("x"), 0o600)
 	case "clone3":
