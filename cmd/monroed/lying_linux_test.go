@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -154,6 +155,8 @@ func TestLinuxALyingPluginIsNamed(t *testing.T) {
 		"abstract x": "socket", "connect-unix " + d.dir + "/api.sock": "connect", "socketpair": "socketpair", "datagram": "socket",
 		"exec": "execve", "process": "clone", "ptrace 1": "ptrace", "signal 1": "kill", "bpf": "bpf", "namespaces": "unshare", "mount /tmp": "mount",
 		"memory-file": "memfd_create", "write-exec": "mmap", "setuid": "setresuid",
+		"read-system": "openat", "read-host " + d.dir + "/owner.token": "openat", "read-host ../../" + filepath.Base(d.dir): "openat",
+		"write": "openat", "write-temp /tmp/monroe-must-not-exist": "openat", "symlink": "symlinkat",
 	} {
 		t.Run(try, func(t *testing.T) {
 			d.stop() // so that the pause after the last attempt is over

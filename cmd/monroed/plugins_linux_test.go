@@ -235,8 +235,8 @@ func TestLinuxPluginAttempts(t *testing.T) {
 		for try, want := range map[string]string{
 			"tcp 127.0.0.1:80": "EPERM", "udp 127.0.0.1:53": "EPERM", "raw-ip": "EPERM", "abstract x": "EPERM", "packet": "EPERM", "netlink": "EPERM", "vsock": "EPERM", "socketpair": "EPERM",
 			"connect-unix " + socket: "EPERM", "datagram": "EPERM", "datagram-pair": "EPERM",
-			"read-host " + filepath.Join(home, "owner.token"): "EACCES", "read-host " + filepath.Join(home, "keyset.json"): "EACCES",
-			"read-host /proc/self/environ": "EACCES", "read-system": "EACCES", "write-temp /tmp/monroe-must-not-exist": "EACCES", "symlink": "EPERM", "write": "EFBIG",
+			"read-host " + filepath.Join(home, "owner.token"): "EPERM", "read-host " + filepath.Join(home, "keyset.json"): "EPERM",
+			"read-host /proc/self/environ": "EPERM", "read-system": "EPERM", "write-temp /tmp/monroe-must-not-exist": "EPERM", "symlink": "EPERM", "write": "EPERM",
 			"exec": "EPERM", "process": "EPERM", "ptrace 1": "EPERM", "bpf": "EPERM", "namespaces": "EPERM", "memory-file": "EPERM",
 			"write-exec": "EPERM", "signal 1": "EPERM", "io_uring": "ENOSYS", "mount /tmp": "EPERM", "setuid": "EPERM",
 		} {
@@ -251,6 +251,9 @@ func TestLinuxPluginAttempts(t *testing.T) {
 		p, d := plan(c, map[string]string{"try": "environ"})
 		if d != nil || strings.Contains(string(p.Frozen.HTTP.Body), "PATH=") {
 			t.Errorf("environment %s, %+v", p.Frozen.HTTP.Body, d)
+		}
+		if p, _ := plan(c, map[string]string{"try": "early"}); string(p.Frozen.HTTP.Body) != "EACCES EACCES EACCES EACCES ALLOWED" {
+			t.Errorf("as %d: files at its start: %s", uid, p.Frozen.HTTP.Body)
 		}
 		if p, _ := plan(c, map[string]string{"try": "inherited"}); string(p.Frozen.HTTP.Body) != "none" {
 			t.Errorf("sockets that were open at its start: %s", p.Frozen.HTTP.Body)

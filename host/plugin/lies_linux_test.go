@@ -39,6 +39,7 @@ type liar struct {
 func (l *liar) PID() int              { return l.pid }
 func (l *liar) Stdout() io.ReadCloser { return l.stdout }
 func (l *liar) Stderr() string        { return "" }
+func (l *liar) NoFiles()              {}
 func (l *liar) Kill()                 { l.once.Do(func() { l.server.Stop(); close(l.end) }) }
 func (l *liar) Wait() error           { <-l.end; return nil }
 func (l *liar) Done() <-chan struct{} { return l.end }

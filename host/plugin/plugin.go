@@ -77,6 +77,8 @@ type Process interface {
 	Stdout() io.ReadCloser
 	// Stderr is what it printed, bounded and escaped.
 	Stderr() string
+	// NoFiles says that it has come up: from now on it has no reason to look for files.
+	NoFiles()
 	Kill()
 	Wait() error
 	Done() <-chan struct{}
@@ -303,6 +305,7 @@ func (s *supervisor) start() (_ *running, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("it does not come up: %w", quoted(err))
 	}
+	proc.p.NoFiles()
 	r := &running{conn: conn.(*grpc.ClientConn), client: client, run: proc} // dispensed returns nothing else
 	ctx, cancel := context.WithTimeout(context.Background(), StartWithin)
 	defer cancel()
@@ -369,7 +372,7 @@ func (r *run) prepare(env []string, dir string) (err error) {
 			r.env = append(r.env, e)
 		}
 	}
-	r.env = append(r.env, goplugin.EnvUnixSocketDir+"=.", "GOMAXPROCS=2", "GOMEMLIMIT=384MiB")
+	r.env = append(r.env, goplugin.EnvUnixSocketDir+"=.", "GOMAXPROCS=2", "GOMEMLIMIT=384MiB", "TZ=UTC")
 	r.dir = dir
 	r.open, err = os.Open(dir)
 	return err

@@ -68,7 +68,8 @@ type Process struct {
 	seen     []Violation
 	refused  int
 	printed  []byte
-	launches int // execve calls that may still go on: the launcher's one
+	launches int  // execve calls that may still go on: the launcher's one
+	starting bool // a plugin that has not come up: it may look for files, and Landlock judges
 }
 
 // PID is the process id; after Done it may belong to another process.

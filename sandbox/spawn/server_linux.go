@@ -288,8 +288,9 @@ func (s *Server) parse(text []byte) (q request, err error) {
 	return q, nil
 }
 
-// envForm are the variables of a plugin's handshake, and two that bound its runtime.
-var envForm = regexp.MustCompile(`^((MONROE|PLUGIN)_[A-Z_]{1,40}|GOMAXPROCS|GOMEMLIMIT)$`)
+// envForm are the variables of a plugin's handshake, two that bound its runtime, and one that
+// spares it the look for a time zone.
+var envForm = regexp.MustCompile(`^((MONROE|PLUGIN)_[A-Z_]{1,40}|GOMAXPROCS|GOMEMLIMIT|TZ)$`)
 
 // checkDescriptors holds number and kinds against what a mode takes.
 func (s *Server) checkDescriptors(m Mode, fds []int) error {

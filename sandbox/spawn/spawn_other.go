@@ -106,6 +106,9 @@ func (p *Process) Refused() int { return 0 }
 // Stderr is empty here.
 func (p *Process) Stderr() string { return "" }
 
+// NoFiles does nothing here.
+func (p *Process) NoFiles() {}
+
 // CPUTime is 0 here.
 func (p *Process) CPUTime() time.Duration { return 0 }
 

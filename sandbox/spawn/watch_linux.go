@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"unsafe"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
@@ -78,7 +79,7 @@ func (p *Process) watch(s *Spawner, fd int) error {
 }
 
 // answer takes one notification, reports it and refuses the call. It lets one go on in
-// one case only, see launch: arguments may be pointers into memory that another thread
+// two cases only, see passes: arguments may be pointers into memory that another thread
 // rewrites between the check and the use.
 // Without an answer a call waits until the listener is closed, and then fails.
 func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
@@ -94,7 +95,7 @@ func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 	if name, ok := names.SyscallNumbers[int(n.nr)]; ok && uint32(names.ID) == n.arch {
 		v.Name = name
 	}
-	if p.launch(fd, n.id, v.Name) {
+	if p.passes(fd, n.id, v.Name) {
 		return nil
 	}
 	if i, ok := paths[v.Name]; ok {
@@ -152,19 +153,29 @@ func (p *Process) note(s *Spawner, v Violation) {
 	}
 }
 
-// launch lets the one execve of a plugin's launcher go on and reports whether this was
-// it. Nothing is looked at, so nothing can be swapped: until that call has happened the
-// process runs our own program alone, which makes it once. All that follow are refused,
-// and one goroutine answers them in order.
-func (p *Process) launch(fd uintptr, id uint64, name string) bool {
+// ofPlugins are the calls with a path that a plugin may make while it starts. fstatat is
+// newfstatat on arm64.
+var ofPlugins = []string{"openat", "newfstatat", "fstatat", "readlinkat", "faccessat2", "unlinkat"}
+
+// passes lets two kinds of call go on and reports whether this was one of them. Nothing is
+// looked at, so nothing can be swapped.
+//
+// The one execve of a plugin's launcher: until that call has happened the process runs our
+// own program alone, which makes it once. All that follow are refused, and one goroutine
+// answers them in order.
+//
+// A starting plugin's calls for files, which its runtime and its libraries make: Landlock
+// leaves them its own directory.
+func (p *Process) passes(fd uintptr, id uint64, name string) bool {
 	p.mu.Lock() // until it is counted: becomes asks as soon as the call has happened
 	defer p.mu.Unlock()
-	if p.launches == 0 || name != "execve" {
+	launch := p.launches > 0 && name == "execve"
+	if !launch && !(p.starting && slices.Contains(ofPlugins, name)) {
 		return false
 	}
 	r := response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	_, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
-	if e != unix.ENOENT { // interrupted before the answer: it will ask again
+	if launch && e != unix.ENOENT { // interrupted before the answer: it will ask again
 		p.launches--
 	}
 	return true

@@ -69,6 +69,16 @@ var inherited = func() string {
 	return list
 }()
 
+// early is what looking for files comes to while it starts.
+var early = func() string {
+	var list []string
+	for _, try := range []string{"read-system", "read-host /proc/self/environ", "read-host ../..", "write-temp /tmp/monroe-must-not-exist"} {
+		list = append(list, canary.Try(try))
+	}
+	_, err := os.ReadDir(".")
+	return strings.Join(append(list, result(err)), " ")
+}()
+
 type hostile struct{}
 
 func (hostile) Operations() []plugin.Operation {
@@ -109,6 +119,8 @@ func (hostile) Plan(c plugin.Call) (plugin.Request, error) {
 	case "stdin":
 		n, err := os.Stdin.Read(make([]byte, 1))
 		r.Body = fmt.Append(nil, n, " ", err)
+	case "early":
+		r.Body = []byte(early)
 	case "inherited":
 		r.Body = []byte(inherited)
 	case "connect-unix":

@@ -29,7 +29,7 @@ var told int
 
 // The first thread stays here: Enter has to work on any other.
 func init() {
-	if os.Args[0] == "plugin" { // it has become one; see launch
+	if os.Args[0] == "plugin" { // it has become one; see spawn.Process.passes
 		for {
 			_ = unix.Pause()
 		}
