@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -126,8 +127,11 @@ func (e *wazeroEngine) Close() error {
 }
 
 func (e *wazeroEngine) Compile(module []byte) (m Module, err error) {
-	defer func() { // a bug of the compiler, met by a module that the parser admits
-		if r := recover(); r != nil {
+	defer func() {
+		r := recover()
+		if e, ok := r.(error); ok && errors.Is(e, syscall.ENOMEM) { // how wazero says that it got no pages for code
+			m, err = nil, fault(wire.FaultTooLarge, "compiling the module takes more memory than there may be; split large functions, or leave data and code out")
+		} else if r != nil { // a bug of the compiler, met by a module that the parser admits
 			m, err = nil, fault(wire.FaultModule, "the engine cannot compile this module: %v", r)
 		}
 	}()

@@ -70,6 +70,13 @@ func TestLinuxBelowTheMinimum(t *testing.T) {
 			if v := d.finished(d.start("fixture", "")); v.State != host.StateSucceeded {
 				t.Errorf("with --insecure-dev a run %s: %s", v.State, v.Failure)
 			}
+			d.stop() // and a wall is taken away from who has the module
+			d.by = d.by[:len(d.by)-1]
+			d.up()
+			v := d.finished(d.start("fixture", ""))
+			if v.State != host.StateFailed || !strings.HasPrefix(v.Failure, "UNCONFINED: ") || !strings.Contains(v.Failure, wall+" is not available") {
+				t.Errorf("a run %s: %s", v.State, v.Failure)
+			}
 		})
 	}
 }

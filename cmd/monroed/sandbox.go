@@ -92,15 +92,22 @@ func (c compiler) Compile(ctx context.Context, upload []byte, dir string) (modul
 		return module.Compiled{}, &module.EscapeError{Tried: e.Error()}
 	}
 	if u := new(spawn.UnconfinedError); errors.As(err, &u) {
-		return module.Compiled{}, &host.Problem{
-			Kind: host.ErrOverload, Code: "UNCONFINED", Detail: "no worker starts, as a wall of the minimum is missing: " + u.Why,
-			Remedy: "give this host the kernel that docs/confinement.md asks for, or develop without the wall by --insecure-dev; nothing was stored",
-		}
+		p := unconfined(u)
+		p.Remedy += "; nothing was stored"
+		return module.Compiled{}, p
 	}
 	if err != nil {
 		return module.Compiled{}, err
 	}
 	return module.Compiled{Engine: out.Engine, Manifest: out.Manifest}, nil
+}
+
+// unconfined tells whoever wanted a worker that none starts here.
+func unconfined(u *spawn.UnconfinedError) *host.Problem {
+	return &host.Problem{
+		Kind: host.ErrOverload, Code: "UNCONFINED", Detail: "no worker starts, as a wall of the minimum is missing: " + u.Why,
+		Remedy: "give this host the kernel that docs/confinement.md asks for, or develop without the wall by --insecure-dev",
+	}
 }
 
 // refusal tells an author what is wrong with an upload.
@@ -127,6 +134,9 @@ func (w workers) Spawn(ctx context.Context, c runner.Code) (runner.Worker, error
 	p, err := w.s.Spawn(ctx, spawn.ModeRun, dir, c.CPU)
 	if e := new(spawn.EscapeError); errors.As(err, &e) {
 		return nil, &runner.EscapeError{Tried: calls(e.Tried)}
+	}
+	if u := new(spawn.UnconfinedError); errors.As(err, &u) {
+		return nil, unconfined(u)
 	}
 	if err != nil {
 		return nil, err

@@ -308,6 +308,9 @@ func (r *Runner) work(ctx context.Context, p *prepared, d *drive) (err error) {
 	if e := new(EscapeError); errors.As(err, &e) { // and another would be taken over as well
 		return r.escaped(p, e.Tried)
 	}
+	if problem := new(host.Problem); errors.As(err, &problem) { // which none has that starts here
+		return problem
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStart, err)
 	}

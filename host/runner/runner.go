@@ -59,7 +59,8 @@ func (e *EscapeError) Error() string {
 }
 
 // Spawner starts run workers (law 17 of the design: directly, or through a
-// privileged spawner). One that escapes while it starts is an *EscapeError.
+// privileged spawner). One that escapes while it starts is an *EscapeError; where none can
+// start it is a *host.Problem, which ends the run.
 type Spawner interface {
 	Spawn(ctx context.Context, c Code) (Worker, error)
 }

@@ -317,6 +317,25 @@ func TestAnEscapeWhileLoading(t *testing.T) {
 	}
 }
 
+// Where no process can start the run ends with the reason, and without another try. What
+// may pass is tried again.
+func TestAHostWhereNoProcessStarts(t *testing.T) {
+	for _, c := range []struct {
+		err   error
+		tries int
+		says  string
+	}{
+		{&host.Problem{Kind: host.ErrOverload, Code: "UNCONFINED", Detail: "a wall is missing", Remedy: "build it"}, 1, "UNCONFINED: a wall is missing (build it)"},
+		{errors.New("no memory just now"), 3, "the host could not go on: the worker did not start: no memory just now"},
+	} {
+		b, s, _, _, _ := warmed(t)
+		s.before = func(int) { s.err = c.err }
+		if v := b.result(t); v.State != host.StateFailed || v.Failure != c.says || s.nth != c.tries {
+			t.Errorf("%s: %s, %d processes", v.State, v.Failure, s.nth)
+		}
+	}
+}
+
 // A spare that ends is noticed when it does, and not when a run asks for one.
 func TestALostSpareIsNamedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
