@@ -89,8 +89,9 @@ func (s *Shelf) sweep() error {
 }
 
 // Push admits, compiles and stores an upload and makes it the skill of its
-// manifest's name. check may refuse the manifest before anything is stored.
-func (s *Shelf) Push(ctx context.Context, upload []byte, by string, now time.Time, check func(*abi.Manifest) error) (store.Module, *abi.Manifest, error) {
+// manifest's name. check may refuse the manifest before anything is stored; witness is
+// called in the transaction that makes it the skill.
+func (s *Shelf) Push(ctx context.Context, upload []byte, by string, now time.Time, check func(*abi.Manifest) error, witness func(*store.Tx, store.Module, *abi.Manifest) error) (store.Module, *abi.Manifest, error) {
 	if len(upload) > abi.MaxModule {
 		return store.Module{}, nil, &host.Problem{
 			Kind: host.ErrTooLarge, Code: "MODULE_SIZE", Detail: fmt.Sprintf("the module has %d bytes, at most %d are allowed", len(upload), abi.MaxModule),
@@ -105,7 +106,12 @@ func (s *Shelf) Push(ctx context.Context, upload []byte, by string, now time.Tim
 	if err := s.keepUpload(m.SHA256, upload); err != nil {
 		return store.Module{}, nil, err
 	}
-	err = s.store.Write(ctx, func(tx *store.Tx) error { return tx.PutModule(manifest.Name, m) })
+	err = s.store.Write(ctx, func(tx *store.Tx) error {
+		if err := tx.PutModule(manifest.Name, m); err != nil {
+			return err
+		}
+		return witness(tx, m, manifest)
+	})
 	return m, manifest, err
 }
 

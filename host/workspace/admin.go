@@ -266,7 +266,10 @@ func (w *Workspace) PushSkill(ctx context.Context, c host.Caller, upload []byte)
 		return host.Skill{}, err
 	}
 	now := w.Now()
-	m, manifest, err := w.shelf.Push(ctx, upload, c.Name, now, w.checkManifest)
+	m, manifest, err := w.shelf.Push(ctx, upload, c.Name, now, w.checkManifest, func(tx *store.Tx, m store.Module, manifest *abi.Manifest) error {
+		_, err := audit.Append(tx, audit.Leaf{TimeMS: now.UnixMilli(), Kind: audit.KindAdmin, Who: c.ID, Skill: manifest.Name, Module: m.SHA256.String(), Detail: "skill pushed"})
+		return err
+	})
 	if e := new(module.EscapeError); errors.As(err, &e) {
 		return host.Skill{}, errors.Join(w.escaped(ctx, c, upload, e), &host.Problem{
 			Kind: host.ErrInvalid, Code: "MODULE_ESCAPE", Detail: e.Tried,
@@ -276,11 +279,7 @@ func (w *Workspace) PushSkill(ctx context.Context, c host.Caller, upload []byte)
 	if err != nil {
 		return host.Skill{}, err
 	}
-	err = w.store.Write(ctx, func(tx *store.Tx) error {
-		_, err := audit.Append(tx, audit.Leaf{TimeMS: now.UnixMilli(), Kind: audit.KindAdmin, Who: c.ID, Skill: manifest.Name, Module: m.SHA256.String(), Detail: "skill pushed"})
-		return err
-	})
-	return w.skill(m, *manifest), err
+	return w.skill(m, *manifest), nil
 }
 
 // escaped witnesses that an upload took over the process that compiled it.

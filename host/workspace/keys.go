@@ -66,9 +66,19 @@ func (w *Workspace) Keys(ctx context.Context, _ host.Caller) (api.KeysView, erro
 	return v, ctx.Err()
 }
 
-// RotateKeys implements api.Backend.
+// RotateKeys implements api.Backend. The keys are in a file and the log is not: it is told
+// before, too, so that a stop in between leaves no new key that nothing witnesses.
 func (w *Workspace) RotateKeys(ctx context.Context, c host.Caller) (api.KeysView, error) {
 	if err := admin(c); err != nil {
+		return api.KeysView{}, err
+	}
+	witness := func(detail string) error {
+		return w.store.Write(ctx, func(tx *store.Tx) error {
+			_, err := audit.Append(tx, audit.Leaf{TimeMS: w.Now().UnixMilli(), Kind: audit.KindAdmin, Who: c.ID, Detail: detail})
+			return err
+		})
+	}
+	if err := witness("keys are to be rotated"); err != nil {
 		return api.KeysView{}, err
 	}
 	if err := w.keys.Rotate(ctx); err != nil {
@@ -78,12 +88,7 @@ func (w *Workspace) RotateKeys(ctx context.Context, c host.Caller) (api.KeysView
 		return api.KeysView{}, err
 	}
 	w.rewrapping.Store(true)
-	now := w.Now()
-	err := w.store.Write(ctx, func(tx *store.Tx) error {
-		_, err := audit.Append(tx, audit.Leaf{TimeMS: now.UnixMilli(), Kind: audit.KindAdmin, Who: c.ID, Detail: "keys rotated"})
-		return err
-	})
-	if err != nil {
+	if err := witness("keys rotated"); err != nil {
 		return api.KeysView{}, err
 	}
 	return w.Keys(ctx, c)
