@@ -14,7 +14,7 @@ LDFLAGS = -s -w
 CAN_RACE := $(shell CGO_ENABLED=1 $(GO) env CGO_ENABLED 2>/dev/null | grep -q 1 && command -v $$($(GO) env CC) >/dev/null 2>&1 && echo yes)
 RACE     := $(if $(CAN_RACE),-race,)
 
-.PHONY: help build guests run demo test check lint fmt deps generate bench conformance test-wasmtime fuzz torture torture-sabotage clean
+.PHONY: help build guests run demo test check lint fmt deps generate bench conformance test-wasmtime test-vm fuzz torture torture-sabotage clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -41,7 +41,7 @@ check: generate fmt lint deps test ## everything that a change must pass
 	@git diff --exit-code --stat || { echo "check: the files above are not what generate and fmt make; commit them"; exit 1; }
 
 lint: ## static checks
-	@$(GO) vet ./... ./testdata/bench/ours ./testdata/bench/engine ./testdata/bench/spawner ./testdata/torture ./testdata/guests/...
+	@$(GO) vet ./... ./testdata/bench/ours ./testdata/bench/engine ./testdata/bench/spawner ./testdata/torture ./testdata/vm ./testdata/guests/...
 	@GOOS=darwin $(GO) vet ./host/... ./connectors/... ./sandbox/... ./abi/... ./guest/...
 	@$(GO) run $(LINT) run ./...
 
@@ -74,6 +74,9 @@ test-wasmtime: build ## the second engine: its tests, and the same transcript as
 	@bin/monroe-conformance host -transcript out/wazero.txt bin/monroe-conformance serve
 	@bin/monroe-conformance host -transcript out/wasmtime.txt bin/monroe-conformance serve -worker bin/wasmtime/monroe-worker
 	@cmp out/wazero.txt out/wasmtime.txt && echo "both engines give the same transcript"
+
+test-vm: ## the tests that testdata/vm/tests names, on a stock kernel in an emulated machine (Debian, root; ARCH=arm64 for the other one)
+	@.ci/vm $(ARCH)
 
 # A number of executions, not a time: when a time runs out under load, Go 1.26's fuzzing
 # coordinator may call its own deadline a failure (go.dev/issue/75804, mended in 1.27).

@@ -165,7 +165,11 @@ func delegate(base string) error {
 	if err := put(host, "cgroup.procs", "0"); err != nil {
 		return err
 	}
-	return enable(base)
+	err = enable(base)
+	if errors.Is(err, unix.EBUSY) { // as from a shell; in a unit this process comes first
+		err = fmt.Errorf("no limits, since other processes are in this one's group: start it in one of its own, by a unit or by systemd-run --scope -p 'Delegate=memory pids cpu': %w", err)
+	}
+	return err
 }
 
 // House makes two places, so that programs can be attached to each: one for a daemon,

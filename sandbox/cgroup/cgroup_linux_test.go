@@ -54,6 +54,15 @@ func TestMain(m *testing.M) {
 			spent = time.Duration(u.Utime.Nano() + u.Stime.Nano())
 		}
 		os.Exit(0)
+	case "wait":
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		os.Exit(0)
+	case "alone", "crowd":
+		if err := beside(os.Getenv("MONROE_TEST_GROUP") == "crowd"); err != nil {
+			fmt.Print(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "leave":
 		if _, err := cgroup.Open(); err != nil {
 			os.Exit(1)
@@ -61,6 +70,30 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+// beside opens a tree, perhaps while another process is in this one's group, and prints
+// what it enforces and lacks.
+func beside(another bool) error {
+	if another {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = []string{"MONROE_TEST_GROUP=wait"}
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			return err
+		}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		defer cmd.Wait()
+		defer in.Close()
+	}
+	tree, err := cgroup.Open()
+	if err != nil {
+		return err
+	}
+	fmt.Print(tree.Enforces(), tree.Problems())
+	return tree.Close()
 }
 
 func open(t *testing.T) *cgroup.Tree {
@@ -250,6 +283,31 @@ func TestRootSweep(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(filepath.Dir(tree.Unified()), fmt.Sprintf("monroe-%d-*", cmd.Process.Pid)))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestRootHandsDown: a process that is alone in a group of version 2 hands its controllers
+// down, and one that is not is told what to do. Those of version 1 do not mind.
+func TestRootHandsDown(t *testing.T) {
+	tree := open(t)
+	for _, what := range []string{"alone", "crowd"} {
+		g, err := tree.New(what, cgroup.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		have, err := os.ReadFile(filepath.Join(g.Dir().Name(), "cgroup.controllers"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := in(t, g, what)
+		all := strings.HasPrefix(out, "[memory pids cpu]")
+		if refused := what == "crowd" && strings.Contains(string(have), "memory"); err != nil || all == refused || refused != strings.Contains(out, "systemd-run --scope") {
+			t.Errorf("%s, where version 2 has %s: %s, %v", what, strings.TrimSpace(string(have)), out, err)
+		}
+		_ = os.Remove(filepath.Join(g.Dir().Name(), "host")) // its leaf, if it made one
+		if err := g.Remove(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -61,7 +62,13 @@ func newHouse(t *testing.T) house {
 		}
 	})
 	var h house
-	if h.daemon, h.workers, err = tree.House(); err != nil {
+	var workers string
+	if h.daemon, workers, err = tree.House(); err != nil {
+		t.Fatal(err)
+	}
+	// A group of workers holds groups, and no process where their limits are of version 2.
+	h.workers = filepath.Join(workers, "worker")
+	if err := os.Mkdir(h.workers, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return h

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -128,12 +129,13 @@ func TestRootGroups(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			home, limit := memoryGroup(t, p.PID())
+			home, limits := grouped(t, p.PID())
 			if homes[home] {
 				t.Errorf("the group of worker %d served before", i)
 			}
-			if homes[home] = true; limit != strconv.Itoa(want) {
-				t.Errorf("worker %d, %s, may hold %s bytes, not %d", i, mode, limit, want)
+			homes[home] = true
+			if want := map[string]string{"memory": strconv.Itoa(want), "pids": strconv.Itoa(spawn.MaxThreads), "cpu": strconv.Itoa(spawn.MaxCPU * 100_000)}; !maps.Equal(limits, want) {
+				t.Errorf("worker %d, %s, is limited to %v, not %v", i, mode, limits, want)
 			}
 			if i%2 == 1 {
 				_ = p.Close() // it is killed; the others end with the spawner
@@ -145,26 +147,32 @@ func TestRootGroups(t *testing.T) {
 	})
 }
 
-// memoryGroup is where the memory of a process is limited, and to how much.
-func memoryGroup(t *testing.T, pid int) (dir, limit string) {
+// grouped is where the memory of a process is limited, and what its control groups limit,
+// in bytes, processes and microseconds of processor in 100 ms.
+func grouped(t *testing.T, pid int) (dir string, limits map[string]string) {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
+	limits = map[string]string{}
 	for line := range strings.Lines(string(text)) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		for _, base := range []string{"/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-			for _, file := range []string{"memory.limit_in_bytes", "memory.max"} {
-				dir := filepath.Join(base, parts[2])
-				if b, err := os.ReadFile(filepath.Join(dir, file)); err == nil && strings.Contains(dir, "/monroe-") {
-					return dir, strings.TrimSpace(string(b))
+		for _, at := range append(strings.Split(parts[1], ","), "unified") { // no name and unified are version 2
+			group := filepath.Join("/sys/fs/cgroup", at, parts[2])
+			for file, limit := range map[string]string{"memory.limit_in_bytes": "memory", "memory.max": "memory", "pids.max": "pids", "cpu.cfs_quota_us": "cpu", "cpu.max": "cpu"} {
+				b, err := os.ReadFile(filepath.Join(group, file))
+				if err != nil || !strings.Contains(group, "/monroe-") {
+					continue
+				}
+				limits[limit], _, _ = strings.Cut(strings.TrimSpace(string(b)), " ")
+				if limit == "memory" {
+					dir = group
 				}
 			}
 		}
 	}
-	t.Fatalf("no limit of memory in %s", text)
-	return "", ""
+	return dir, limits
 }
 
 // TestRootMemoryLimit: whoever forks, the reason of the end is known.
