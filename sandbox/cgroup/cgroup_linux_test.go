@@ -76,7 +76,7 @@ func TestMain(m *testing.M) {
 // what it enforces and lacks.
 func beside(another bool) error {
 	if another {
-		cmd := exec.Command(os.Args[0]) // it ends with its input
+		cmd := exec.Command(os.Args[0])
 		cmd.Env = []string{"MONROE_TEST_GROUP=wait"}
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -85,7 +85,7 @@ func beside(another bool) error {
 		if err := cmd.Start(); err != nil {
 			return err
 		}
-		defer cmd.Wait() // it has nothing to say
+		defer cmd.Wait()
 		defer in.Close()
 	}
 	tree, err := cgroup.Open()

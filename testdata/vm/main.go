@@ -92,8 +92,13 @@ func boot() (passed int, err error) {
 // 2 alone, with every controller handed down, as systemd does.
 func furnish() error {
 	for _, m := range []struct{ kind, at, options string }{
-		{"proc", "/proc", ""}, {"sysfs", "/sys", ""}, {"devtmpfs", "/dev", ""}, {"tmpfs", "/tmp", "mode=1777"},
-		{"tmpfs", "/dev/shm", "mode=1777"}, {"cgroup2", "/sys/fs/cgroup", ""}, {"bpf", "/sys/fs/bpf", ""},
+		{"proc", "/proc", ""},
+		{"sysfs", "/sys", ""},
+		{"devtmpfs", "/dev", ""},
+		{"tmpfs", "/tmp", "mode=1777"},
+		{"tmpfs", "/dev/shm", "mode=1777"},
+		{"cgroup2", "/sys/fs/cgroup", ""},
+		{"bpf", "/sys/fs/bpf", ""},
 	} {
 		if err := errors.Join(os.MkdirAll(m.at, 0o755), unix.Mount(m.kind, m.at, m.kind, 0, m.options)); err != nil {
 			return fmt.Errorf("%s: %w", m.at, err)
