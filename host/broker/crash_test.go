@@ -17,13 +17,14 @@ import (
 	"github.com/getmonroe/monroe/abi"
 	"github.com/getmonroe/monroe/connectors"
 	"github.com/getmonroe/monroe/host"
+	"github.com/getmonroe/monroe/host/approval"
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/store/storetest"
 )
 
-// steps are what a program of these tests is made of: one of each replay class, and
-// what has none.
+// steps are what a program of these tests is made of: one of each replay class, what has
+// none, and what a person has to do something about.
 var steps = map[string]func(to string) []byte{
 	"read":   func(to string) []byte { return use(abi.OpToolCall, "notes.read", to, 0) },
 	"model":  func(to string) []byte { return use(abi.OpSend, "model.ask", to, 10) },
@@ -34,12 +35,23 @@ var steps = map[string]func(to string) []byte{
 	"put":    func(to string) []byte { return use(abi.OpSend, "page.put", to, 0) },
 	"time":   func(string) []byte { return request(abi.OpTimeNow, "{}") },
 	"memory": func(to string) []byte { return request(abi.OpKVPut, fmt.Sprintf(`{"key":%q,"value":1}`, to)) },
-	"sleep":  func(string) []byte { return request(abi.OpTimeSleep, `{"ms":5000}`) },
-	"skill":  func(string) []byte { return request(abi.OpSkillCall, callDigest) },
+	// What is sent is what a person made of it.
+	"edit": func(to string) []byte { return use(abi.OpSend, "mail.send", draft+to, 10) },
+	// More than a month has until a person raises its cap.
+	"budget":   func(to string) []byte { return use(abi.OpSend, "model.ask", to, lowCap+10) },
+	"continue": func(string) []byte { return request(abi.OpRunContinue, `{"state":"left"}`) },
+	"sleep":    func(string) []byte { return request(abi.OpTimeSleep, `{"ms":5000}`) },
+	"skill":    func(string) []byte { return request(abi.OpSkillCall, callDigest) },
 	"batch": func(to string) []byte {
 		return request(abi.OpBatch, fmt.Sprintf(`{"requests":[%s,%s]}`, use(abi.OpToolCall, "notes.read", to, 0), use(abi.OpSend, "mail.send", to, 0)))
 	},
 }
+
+const (
+	draft   = "draft-of-" // what a person changes the destination of
+	lowCap  = 60          // enough for what the other steps of a program cost
+	highCap = 10_000
+)
 
 // large is a keyed effect whose plan lies in a file.
 func large(to string) []byte {
@@ -69,7 +81,10 @@ func (f *failpoint) pass() {
 func play(t *testing.T, program []string, crashes []int) (h *house, keys map[string]string, points int) {
 	t.Helper()
 	h = newHouse(t)
-	h.start(500)
+	h.start(2000) // an attempt that a stop cuts off is paid
+	if slices.Contains(program, "budget") {
+		h.rules.Cap = lowCap
+	}
 	fp := &failpoint{}
 	arrived := map[string]bool{} // what the other side has, by operation and destination
 	arm := func() {
@@ -86,34 +101,52 @@ func play(t *testing.T, program []string, crashes []int) (h *house, keys map[str
 		arrived[s.operation+s.to] = true
 		fp.pass()
 	}
-	h.kin.pass = fp.pass
+	h.kin.pass, h.pass = fp.pass, fp.pass
 	arm()
 	for n := 1; n <= len(program); {
 		to := fmt.Sprintf("to%d", n)
 		raw := steps[program[n-1]](to)
 		found = arrived["box.send"+to]
-		err, crashed := attempt(h, uint32(n), raw)
+		err := attempt(h, uint32(n), raw)
+		if errors.Is(err, broker.ErrSuspended) {
+			err = unless(func() error { h.help(arrived); return nil })
+			if err == nil {
+				continue
+			}
+		}
 		switch {
-		case crashed:
+		case errors.Is(err, errStopped):
 			h.crash()
 			arm()
-			n = 1 // replayed: what had no effect may be lost
-		case errors.Is(err, broker.ErrSuspended):
-			h.help(arrived)
+			n = int(h.s.Log.Base()) + 1 // replayed: what had no effect may be lost
+		case errors.Is(err, broker.ErrContinued):
+			h.resume()
+			n++
 		case err != nil:
 			t.Fatalf("%v: call %d: %v", program, n, err)
 		default:
 			n++
 		}
 	}
-	h.door.Now = func() time.Time { return h.now }
-	// A skill is called once, whatever happened, and has ended.
-	calls := 0
+	h.door.Now, h.pass = func() time.Time { return h.now }, func() {}
+	// A skill is called once and a segment begun once, whatever happened; what was called has
+	// ended.
+	calls, segments := 0, 0
 	for _, step := range program {
-		if step == "skill" {
+		switch step {
+		case "skill":
 			calls++
+		case "continue":
+			segments++
 		}
 	}
+	h.read(func(tx *store.Tx) error {
+		marks, err := tx.Marks(h.run)
+		if len(marks) != segments {
+			t.Errorf("%v: %d segments were begun", program, len(marks))
+		}
+		return err
+	})
 	tree := h.tree()
 	if len(tree) != 1+calls {
 		t.Errorf("%v: %d runs were called", program, len(tree)-1)
@@ -139,6 +172,9 @@ func counted(t *testing.T, h *house, program []string) map[string]string {
 			t.Errorf("%v: %s left with two keys", program, what)
 		}
 		keys[what] = s.key
+		if strings.HasPrefix(s.to, draft) {
+			t.Errorf("%v: what a person has changed was sent as it was: %s", program, what)
+		}
 		if exact := strings.HasPrefix(what, "mail.send") || strings.HasPrefix(what, "box.send"); exact && count[what] > 1 {
 			t.Errorf("%v: %s was sent %d times", program, what, count[what])
 		}
@@ -146,21 +182,30 @@ func counted(t *testing.T, h *house, program []string) map[string]string {
 	return keys
 }
 
+var errStopped = errors.New("the host was stopped")
+
 // attempt makes a call that the host may not survive.
-func attempt(h *house, n uint32, raw []byte) (err error, crashed bool) {
+func attempt(h *house, n uint32, raw []byte) error {
+	return unless(func() error {
+		r, err := h.door.Do(h.t.Context(), h.s, n, raw)
+		if err == nil && !strings.HasPrefix(string(r.Bytes), `{"ok"`) {
+			err = fmt.Errorf("it was refused: %s", r.Bytes)
+		}
+		return err
+	})
+}
+
+// unless does something unless the host is stopped amidst it.
+func unless(do func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			if _, ok := r.(stopped); !ok {
 				panic(r)
 			}
-			crashed = true
+			err = errStopped
 		}
 	}()
-	r, err := h.door.Do(h.t.Context(), h.s, n, raw)
-	if err == nil && !strings.HasPrefix(string(r.Bytes), `{"ok"`) {
-		err = fmt.Errorf("it was refused: %s", r.Bytes)
-	}
-	return err, false
+	return do()
 }
 
 // help gives a run what it waits for.
@@ -178,8 +223,20 @@ func (h *house) help(arrived map[string]bool) {
 	switch row.Wait {
 	case host.WaitApproval:
 		for _, a := range open {
+			_, err := approval.Open(h.keys, &a) // where it would go is sealed
+			h.must(err)
+			if strings.HasPrefix(a.Destination, draft) {
+				h.pass()
+				h.must(h.amend(person, a.Call, fmt.Sprintf(`{"to":%q}`, strings.TrimPrefix(a.Destination, draft))))
+				h.pass()
+				continue
+			}
 			h.answer(a.Call, true)
 		}
+	case host.WaitBudget:
+		h.pass()
+		h.rules.Cap = highCap
+		h.pass()
 	case host.WaitTurn, host.WaitTimer:
 		h.now = row.WakeAt
 	case host.WaitUnknown:
@@ -192,7 +249,7 @@ func (h *house) help(arrived map[string]bool) {
 		}
 		h.resolve(said)
 		h.door.Now = now
-	case host.WaitBudget, host.WaitConnector, host.WaitPinned, host.WaitSkill, host.WaitModel, host.WaitRestored:
+	case host.WaitConnector, host.WaitPinned, host.WaitSkill, host.WaitModel, host.WaitRestored:
 		h.t.Fatalf("the run waits for %s", row.Wait)
 	}
 	h.resume()
@@ -225,7 +282,7 @@ func settled(t *testing.T, h *house, keys, want map[string]string) {
 // The host stops at every point between two of its steps, once each: before and after
 // each record, before and after each send.
 func TestAStopAtEveryPointEndsTheSame(t *testing.T) {
-	for _, program := range [][]string{{"read", "blind", "time"}, {"keyed"}, {"probe"}, {"put"}, {"model", "memory"}, {"batch"}, {"time", "sleep"}, {"blind", "skill", "time"}} {
+	for _, program := range [][]string{{"read", "blind", "time"}, {"keyed"}, {"probe"}, {"put"}, {"model", "memory"}, {"batch"}, {"time", "sleep"}, {"blind", "skill", "time"}, {"edit"}, {"budget"}, {"read", "continue", "blind"}} {
 		t.Run(strings.Join(program, ","), func(t *testing.T) {
 			t.Parallel() // a database of another process leaves a processor idle
 			h, want, points := play(t, program, nil)
@@ -250,7 +307,7 @@ func TestAStopAtEveryPointEndsTheSame(t *testing.T) {
 func TestAStopAtEveryPointOfTheRecoveryEndsTheSame(t *testing.T) {
 	classes := []string{"blind", "keyed", "probe"}
 	if os.Getenv(storetest.Switch) == "" { // over PostgreSQL each pair takes most of a second
-		classes = append(classes, "read", "model", "put")
+		classes = append(classes, "read", "model", "put", "edit", "budget", "continue")
 	}
 	for _, step := range classes {
 		t.Run(step, func(t *testing.T) {

@@ -20,6 +20,15 @@ func (h *house) edit(n uint32, fields string) error { h.t.Helper(); return h.edi
 
 func (h *house) editBy(by host.Principal, n uint32, fields string) error {
 	h.t.Helper()
+	err := h.amend(by, n, fields)
+	if err == nil {
+		h.crash()
+	}
+	return err
+}
+
+func (h *house) amend(by host.Principal, n uint32, fields string) error {
+	h.t.Helper()
 	h.resume()
 	a := h.approval(n)
 	d, err := approval.Open(h.keys, &a)
@@ -40,7 +49,6 @@ func (h *house) editBy(by host.Principal, n uint32, fields string) error {
 		return errors.Join(err, h.s.Log.Stage(tx))
 	})
 	h.s.Log.Staged(nil)
-	h.crash()
 	return nil
 }
 

@@ -149,6 +149,7 @@ type house struct {
 
 	onRules func(int) // before Rules answers
 	kin     *fakeKin
+	pass    func() // before and after what a person does where the host may be stopped
 
 	opens func() (*store.Store, error) // nil: storetest.Open
 	off   func() bool                  // whether the power was cut; nil: it never is
@@ -160,7 +161,7 @@ var (
 )
 
 func newHouse(t *testing.T) *house {
-	h := &house{t: t, path: t.TempDir(), now: time.Date(2026, 3, 5, 12, 0, 0, 0, time.UTC), world: &fakeWorld{t: t, pinned: abi.Digest{5}}}
+	h := &house{t: t, path: t.TempDir(), now: time.Date(2026, 3, 5, 12, 0, 0, 0, time.UTC), world: &fakeWorld{t: t, pinned: abi.Digest{5}}, pass: func() {}}
 	h.kin = &fakeKin{h: h, ends: host.StateSucceeded, result: `"well"`, label: label.Clean()}
 	h.rules = broker.Rules{Cap: 1000, Owner: "ann@example.com"}
 	h.permit(3)
@@ -282,6 +283,9 @@ func (h *house) resume() {
 	h.s = &broker.Session{
 		Run: row.Run, Log: log, Key: key, Held: label.Clean(),
 		Subject: grant.Subject{Run: row.ID, Skill: row.Skill, Module: row.Module, Manifest: m, For: row.OnBehalfOf},
+	}
+	if seg := log.Segment(); seg != nil {
+		h.s.Held = seg.Label
 	}
 }
 
