@@ -53,7 +53,7 @@ func Open() (*Tree, error) {
 	}
 	name := fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), opened.Add(1))
 	if at, ok := mounts[""]; ok {
-		if err := t.openUnified(filepath.Join(at, own[""]), at, name); err != nil {
+		if err := t.openUnified(filepath.Join(at, own[""]), name); err != nil {
 			t.problems = append(t.problems, "version 2: "+err.Error())
 		}
 	}
@@ -88,7 +88,7 @@ const prefix = "monroe-"
 var opened atomic.Int64 // trees of this process
 
 // openUnified makes the place in version 2, with the controllers that are delegated.
-func (t *Tree) openUnified(base, root, name string) error {
+func (t *Tree) openUnified(base, name string) error {
 	housed := false
 	if filepath.Base(base) == "host" { // the daemon's leaf, which systemd, House or an earlier start made
 		base = filepath.Dir(base)
@@ -101,12 +101,11 @@ func (t *Tree) openUnified(base, root, name string) error {
 		if err := enable(base); err != nil {
 			t.problems = append(t.problems, err.Error())
 		}
-	} else if base != root {
+	} else if err := delegate(base); err != nil {
 		// A group with processes in it cannot have limited children: this one moves into
-		// a leaf. Where it may not, or others are there, what is delegated stays unused.
-		if err := delegate(base); err != nil {
-			t.problems = append(t.problems, err.Error())
-		}
+		// a leaf, also from what is a container's root. Where it may not, or others are
+		// there, what is delegated stays unused.
+		t.problems = append(t.problems, err.Error())
 	}
 	dir := filepath.Join(base, name)
 	if err := os.Mkdir(dir, 0o755); err != nil {

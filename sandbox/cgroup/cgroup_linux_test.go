@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/getmonroe/monroe/sandbox/cgroup"
 )
 
@@ -57,8 +59,8 @@ func TestMain(m *testing.M) {
 	case "wait":
 		_, _ = os.Stdin.Read(make([]byte, 1))
 		os.Exit(0)
-	case "alone", "crowd":
-		if err := beside(os.Getenv("MONROE_TEST_GROUP") == "crowd"); err != nil {
+	case "alone", "crowd", "container":
+		if err := beside(os.Getenv("MONROE_TEST_GROUP")); err != nil {
 			fmt.Print(err)
 			os.Exit(1)
 		}
@@ -72,10 +74,21 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// beside opens a tree, perhaps while another process is in this one's group, and prints
-// what it enforces and lacks.
-func beside(another bool) error {
-	if another {
+// beside opens a tree, perhaps while another process is in this one's group or as the
+// first of a container, and prints what it enforces and lacks.
+func beside(what string) error {
+	if what == "container" {
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		before, _, found := strings.Cut(string(mounts), " - cgroup2 ")
+		if err != nil || !found {
+			return fmt.Errorf("no mount: %w", err)
+		}
+		at := strings.Fields(before[strings.LastIndexByte(before, '\n')+1:])[4]
+		if err := errors.Join(unix.Unmount(at, unix.MNT_DETACH), unix.Mount("cgroup2", at, "cgroup2", 0, "")); err != nil { // whose root is this group
+			return err
+		}
+	}
+	if what == "crowd" {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = []string{"MONROE_TEST_GROUP=wait"}
 		in, err := cmd.StdinPipe()
@@ -120,6 +133,9 @@ func in(t *testing.T, g *cgroup.Group, what string) (string, error) {
 	cmd.Env = []string{"MONROE_TEST_GROUP=" + what, "GOMAXPROCS=2"}
 	if d := g.Dir(); d != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(d.Fd())}
+		if what == "container" {
+			cmd.SysProcAttr.Unshareflags = unix.CLONE_NEWCGROUP | unix.CLONE_NEWNS
+		}
 	}
 	var out strings.Builder
 	cmd.Stdout = &out
@@ -287,10 +303,10 @@ func TestRootSweep(t *testing.T) {
 }
 
 // TestRootHandsDown: a process that is alone in a group of version 2 hands its controllers
-// down, and one that is not is told what to do. Those of version 1 do not mind.
+// down, also where it sees that group as the root of all, and one that is not is told what to do. Those of version 1 do not mind.
 func TestRootHandsDown(t *testing.T) {
 	tree := open(t)
-	for _, what := range []string{"alone", "crowd"} {
+	for _, what := range []string{"alone", "crowd", "container"} {
 		g, err := tree.New(what, cgroup.Limits{})
 		if err != nil {
 			t.Fatal(err)
