@@ -7,8 +7,8 @@
 //
 // Laws, each with its test:
 //
-//   - Every clause of the SPEC is named by a vector or by a reason in Untestable
-//     (TestEveryClause).
+//   - Every clause of the SPEC is named by a vector (TestEveryClause).
+//   - What version 1 has it keeps (TestVersionOneKeepsWhatItHas).
 //   - Vectors are built by code and are the same bytes on each machine
 //     (TestVectorsAreDeterministic).
 //   - A host with one wrong line fails (TestLinuxBrokenHosts in cmd/monroe-conformance).

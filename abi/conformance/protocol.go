@@ -20,8 +20,8 @@ const Protocol = 1
 // A Message is one line of JSON, in either direction; docs/conformance.md has the
 // conversation. Bytes are base64. The kit sets Do, the host sets Is.
 type Message struct {
-	Do string `json:"do,omitempty"` // hello, compile, run, reply, read, manifest, covers
-	Is string `json:"is,omitempty"` // hello, compiled, call, done, read, manifest, covers, fault
+	Do string `json:"do,omitempty"` // hello, compile, run, reply, read, manifest, covers, decide
+	Is string `json:"is,omitempty"` // hello, compiled, call, done, read, manifest, covers, decided, fault
 
 	// hello
 	Protocol int    `json:"protocol,omitempty"`
@@ -46,6 +46,8 @@ type Message struct {
 	Pattern  string `json:"pattern,omitempty"`
 	Resource string `json:"resource,omitempty"`
 	Covers   bool   `json:"covers,omitempty"`
+	// decide, with the manifest
+	Decide *Decision `json:"decide,omitempty"`
 
 	// done
 	Status int32  `json:"status,omitempty"`
@@ -53,7 +55,7 @@ type Message struct {
 	Log    []byte `json:"log,omitempty"` // what the guest printed
 	// read
 	Fingerprint string `json:"fingerprint,omitempty"` // SPEC 6.2, hexadecimal
-	// fault, and of read and manifest if they refuse
+	// fault, and of read, manifest and decided if they refuse
 	Code    string `json:"code,omitempty"`
 	Message string `json:"message,omitempty"` // for people; the kit does not look at it
 }
@@ -63,6 +65,25 @@ type Past struct {
 	Fingerprint string `json:"fingerprint"`
 	Reply       []byte `json:"reply"`
 	AtNS        int64  `json:"at_ns,omitempty"`
+}
+
+// A Decision is one call of a skill, and what holds besides its manifest (SPEC 4.2).
+// Grants are as a workspace has them, Ceiling as an operator does; without one he sets none.
+type Decision struct {
+	Op        string `json:"op"`
+	Operation string `json:"operation,omitempty"` // empty: the op reaches none
+	Effect    string `json:"effect"`
+	Resource  string `json:"resource,omitempty"`
+	Grants    []Line `json:"grants,omitempty"`
+	Ceiling   []Line `json:"ceiling,omitempty"`
+	Looks     bool   `json:"looks,omitempty"` // the person may look, and have no effect
+}
+
+// A Line covers resources of one operation.
+type Line struct {
+	Operation string `json:"operation"`
+	Resource  string `json:"resource"`
+	Other     bool   `json:"other,omitempty"` // it is granted to another module of the same name
 }
 
 // Kinds of faults that the kit tells apart.

@@ -17,11 +17,13 @@ type Vector struct {
 	Name    string
 	Clauses string // of the SPEC, with spaces between
 
-	// One of these four says what is asked. A module is run, or only compiled.
+	// One of these says what is asked. A module is run, or only compiled; a manifest is
+	// read, or a call of its skill decided.
 	Module   func() []byte
 	Compile  bool // the module must be accepted or refused; it is not run
 	Request  []byte
 	Manifest []byte
+	Decide   *Decision
 	Covers   [2]string // pattern, resource
 
 	Input  []byte
@@ -42,6 +44,7 @@ type Vector struct {
 	//	read FINGERPRINT CODE of one that is not
 	//	manifest, manifest INVALID
 	//	covers, covers not
+	//	decided, decided CODE  the call is carried out, or a person is asked; or it is refused
 	//
 	// Long bytes are given by length and hash. A * at the end stands for anything.
 	Want []string
@@ -112,6 +115,8 @@ func (v *Vector) command(seed byte) Message {
 		}
 	case v.Request != nil:
 		return Message{Do: "read", Request: v.Request}
+	case v.Decide != nil:
+		return Message{Do: "decide", Manifest: v.Manifest, Decide: v.Decide}
 	case v.Manifest != nil:
 		return Message{Do: "manifest", Manifest: v.Manifest}
 	}
@@ -151,6 +156,8 @@ func ending(m Message) (string, error) {
 		return strings.TrimSpace("read " + m.Fingerprint + " " + m.Code), nil
 	case "manifest":
 		return strings.TrimSpace("manifest " + m.Code), nil
+	case "decided":
+		return strings.TrimSpace("decided " + m.Code), nil
 	case "covers":
 		if m.Covers {
 			return "covers", nil

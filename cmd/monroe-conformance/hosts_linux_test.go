@@ -14,12 +14,12 @@ import (
 	w "github.com/getmonroe/monroe/sandbox/wasmtest"
 )
 
-// host builds the kit and a worker; flags are those of the worker's build.
-func host(t *testing.T, flags ...string) []string {
+// built builds the kit and a worker; flags are those of both builds.
+func built(t *testing.T, flags ...string) []string {
 	t.Helper()
 	dir := t.TempDir()
-	for pkg, extra := range map[string][]string{"github.com/getmonroe/monroe/cmd/monroe-conformance": nil, spawntest.Worker: flags} {
-		args := append(append([]string{"build", "-o", dir + "/"}, extra...), pkg)
+	for _, pkg := range []string{"github.com/getmonroe/monroe/cmd/monroe-conformance", spawntest.Worker} {
+		args := append(append([]string{"build", "-o", dir + "/"}, flags...), pkg)
 		cmd := exec.CommandContext(t.Context(), "go", args...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -48,7 +48,7 @@ func failing(t *testing.T, command []string) (names []string, passed int) {
 
 // TestLinuxOurHost: the confined worker conforms.
 func TestLinuxOurHost(t *testing.T) {
-	if names, passed := failing(t, host(t)); len(names) > 0 || passed < 300 {
+	if names, passed := failing(t, built(t)); len(names) > 0 || passed < 300 {
 		t.Errorf("%d vectors passed; these failed: %q", passed, names)
 	}
 }
@@ -64,7 +64,7 @@ func TestLinuxBrokenHosts(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
 			t.Parallel()
 			overlay, fails := broken(t, file)
-			names, passed := failing(t, host(t, "-overlay", overlay))
+			names, passed := failing(t, built(t, "-overlay", overlay))
 			for _, want := range fails {
 				if !slices.Contains(names, want) {
 					t.Errorf("it passes %q", want)
@@ -130,7 +130,7 @@ func put(t *testing.T, path string, b []byte) {
 
 // TestLinuxGuests: a good guest is told so, and bad ones what is wrong with them.
 func TestLinuxGuests(t *testing.T) {
-	h := host(t)
+	h := built(t)
 	floats, im := w.Guest()
 	floats.Data(0, []byte(`{"op":"x","v":1.5}`))
 	bad := w.Run(floats, w.I32Const(0), w.I32Const(18), w.I32Const(64), w.I32Const(256), w.Call(im.Call), w.Wrap)

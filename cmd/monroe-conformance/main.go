@@ -9,7 +9,7 @@
 // docs/conformance.md; serve is that protocol over this repository's own worker; guest
 // runs a module there and holds it to the clauses that bind guests.
 //
-// It knows the protocol and how to start workers. It must not know the daemon.
+// It knows the protocol, how to start workers and what decides. It must not know the daemon.
 package main
 
 import (

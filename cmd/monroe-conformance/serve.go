@@ -17,7 +17,7 @@ import (
 )
 
 // A server is this repository's host as the kit sees it: confined workers, the frames
-// of package wire, and the readers of package abi.
+// of package wire, the readers of package abi, and what package grant decides.
 type server struct {
 	in     *bufio.Reader
 	out    io.Writer
@@ -84,6 +84,8 @@ func (s *server) answer(ctx context.Context, m conformance.Message) (conformance
 			r.Code, r.Message = string(abi.Invalid), err.Error()
 		}
 		return r, nil
+	case "decide":
+		return decide(m)
 	case "covers":
 		return conformance.Message{Is: "covers", Covers: abi.Pattern(m.Pattern).Covers(m.Resource)}, nil
 	}
