@@ -65,14 +65,18 @@ var bulk = func() string {
 	return fmt.Sprintf("%x", b)
 }()
 
-// failpoint stops the host when it has been passed often enough.
-type failpoint struct{ passed, at int }
+// failpoint stops the host when it has been passed often enough, or does something else
+// to it; if that cannot be done at that moment, it is done at the next.
+type failpoint struct {
+	passed, at int
+	hit        func() bool
+}
 
 type stopped struct{}
 
 func (f *failpoint) pass() {
-	if f.passed++; f.passed == f.at {
-		panic(stopped{})
+	if f.passed++; f.passed == f.at && !f.hit() {
+		f.at++
 	}
 }
 
@@ -81,11 +85,22 @@ func (f *failpoint) pass() {
 func play(t *testing.T, program []string, crashes []int) (h *house, keys map[string]string, points int) {
 	t.Helper()
 	h = newHouse(t)
+	keys, points = h.play(program, crashes)
+	return h, keys, points
+}
+
+func (h *house) play(program []string, crashes []int) (keys map[string]string, points int) {
+	t := h.t
+	t.Helper()
 	h.start(2000) // an attempt that a stop cuts off is paid
 	if slices.Contains(program, "budget") {
 		h.rules.Cap = lowCap
 	}
-	fp := &failpoint{}
+	fp := &failpoint{hit: func() bool { panic(stopped{}) }}
+	crash := h.crash
+	if h.away != nil {
+		fp.hit, crash = h.away.leaves, h.returns
+	}
 	arrived := map[string]bool{} // what the other side has, by operation and destination
 	arm := func() {
 		fp.at = 0
@@ -99,6 +114,7 @@ func play(t *testing.T, program []string, crashes []int) (h *house, keys map[str
 	h.world.before = func(connectors.Call) { fp.pass() }
 	h.world.hook = func(s sent) {
 		arrived[s.operation+s.to] = true
+		h.left = fp.passed + 1
 		fp.pass()
 	}
 	h.kin.pass, h.pass = fp.pass, fp.pass
@@ -108,25 +124,26 @@ func play(t *testing.T, program []string, crashes []int) (h *house, keys map[str
 		raw := steps[program[n-1]](to)
 		found = arrived["box.send"+to]
 		err := attempt(h, uint32(n), raw)
-		if errors.Is(err, broker.ErrSuspended) {
+		again, continued := errors.Is(err, broker.ErrSuspended), errors.Is(err, broker.ErrContinued)
+		switch {
+		case again:
 			err = unless(func() error { h.help(arrived); return nil })
-			if err == nil {
-				continue
-			}
+		case continued:
+			err = unless(func() error { h.resume(); return nil })
 		}
 		switch {
-		case errors.Is(err, errStopped):
-			h.crash()
+		case errors.Is(err, errStopped), err != nil && h.away.is():
+			crash()
 			arm()
 			n = int(h.s.Log.Base()) + 1 // replayed: what had no effect may be lost
-		case errors.Is(err, broker.ErrContinued):
-			h.resume()
-			n++
 		case err != nil:
 			t.Fatalf("%v: call %d: %v", program, n, err)
-		default:
+		case !again:
 			n++
 		}
+	}
+	if h.away.is() {
+		crash()
 	}
 	h.door.Now, h.pass = func() time.Time { return h.now }, func() {}
 	// A skill is called once and a segment begun once, whatever happened; what was called has
@@ -156,7 +173,7 @@ func play(t *testing.T, program []string, crashes []int) (h *house, keys map[str
 			t.Errorf("%v: a run that was called is %s", program, r.State)
 		}
 	}
-	return h, counted(t, h, program), fp.passed
+	return counted(t, h, program), fp.passed
 }
 
 // counted returns what left and with which key, and sees that nothing left twice that must not.
@@ -189,7 +206,7 @@ func attempt(h *house, n uint32, raw []byte) error {
 	return unless(func() error {
 		r, err := h.door.Do(h.t.Context(), h.s, n, raw)
 		if err == nil && !strings.HasPrefix(string(r.Bytes), `{"ok"`) {
-			err = fmt.Errorf("it was refused: %s", r.Bytes)
+			h.t.Errorf("call %d was refused: %s", n, r.Bytes)
 		}
 		return err
 	})

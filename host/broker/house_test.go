@@ -153,6 +153,8 @@ type house struct {
 
 	opens func() (*store.Store, error) // nil: storetest.Open
 	off   func() bool                  // whether the power was cut; nil: it never is
+	left  int                          // the point of a program at which bytes left last
+	away  *away                        // nil: the database is always there
 }
 
 var (

@@ -189,9 +189,15 @@ func Postgres(t testing.TB) *Server {
 }
 
 // Own returns a server that this test may crash.
-func Own(t testing.TB) *Server {
+func Own(t testing.TB) *Server { t.Helper(); return own(t, "") }
+
+// Brisk is Own in memory, where there is room: for a test that stops it often, and asks
+// what the host makes of that. To recover from a stop costs seconds on a disk.
+func Brisk(t testing.TB) *Server { t.Helper(); return own(t, memory()) }
+
+func own(t testing.TB, below string) *Server {
 	t.Helper()
-	s, err := start(context.Background(), "")
+	s, err := start(context.Background(), below)
 	if errors.Is(err, errNone) {
 		t.Skip(err)
 	}
