@@ -286,9 +286,6 @@ func (h *house) resume() {
 		Run: row.Run, Log: log, Key: key, Held: label.Clean(),
 		Subject: grant.Subject{Run: row.ID, Skill: row.Skill, Module: row.Module, Manifest: m, For: row.OnBehalfOf},
 	}
-	if seg := log.Segment(); seg != nil {
-		h.s.Held = seg.Label
-	}
 }
 
 // crash loses everything that is not on the disk.

@@ -1,10 +1,13 @@
 package broker_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -73,6 +76,11 @@ var recorders = map[string]func(h *house) [][]byte{
 		h.waits(1, raw, host.WaitTimer)
 		h.now = h.now.Add(5 * time.Second)
 		h.resume()
+		h.ok(1, raw)
+		return [][]byte{raw}
+	},
+	"file": func(h *house) [][]byte { // its record's body is more than a row holds
+		raw := request(abi.OpKVPut, fmt.Sprintf(`{"key":"k","value":%q}`, dense))
 		h.ok(1, raw)
 		return [][]byte{raw}
 	},
@@ -182,6 +190,13 @@ var talk = func() string {
 	return b.String()
 }()
 
+// dense is text that does not compress to what a row holds.
+var dense = func() string {
+	b := make([]byte, store.MaxInline+2048)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return base64.StdEncoding.EncodeToString(b)
+}()
+
 func record(t *testing.T, name string) (x exhibit) {
 	t.Helper()
 	h := newHouse(t)
@@ -266,6 +281,9 @@ func (x *exhibit) shape(t *testing.T) (list []string) {
 			t.Fatal(err)
 		}
 		line := fmt.Sprintf("%d %s call %d version %d label %s", r.Seq, r.Kind, r.Call, r.Version, opened["label"])
+		if r.Blob != "" {
+			line += " in a file"
+		}
 		for _, n := range slices.Sorted(maps.Keys(fields)) {
 			v := fmt.Sprint(fields[n])
 			if b, ok := fields[n].([]byte); ok {
@@ -294,6 +312,37 @@ func (x *exhibit) shape(t *testing.T) (list []string) {
 		list = append(list, line)
 	}
 	return list
+}
+
+// onDisk has the store of this binary read what a release left: rows, and bodies in files that
+// lie below their run under the names that the rows have.
+func (x *exhibit) onDisk(t *testing.T) (files int) {
+	t.Helper()
+	h := newHouse(t)
+	dir := filepath.Join(h.path, "blobs")
+	row := x.Row
+	row.State, row.NextSeq = host.StateQueued, 1
+	h.write(func(tx *store.Tx) error {
+		return errors.Join(tx.InsertRun(row), tx.Append(row.ID, 1, 0, x.Records))
+	})
+	h.must(os.RemoveAll(dir)) // what this binary makes of it
+	h.must(os.MkdirAll(filepath.Join(dir, string(row.ID)), 0o700))
+	for _, r := range x.Records {
+		if r.Blob != "" {
+			files++
+			h.must(os.WriteFile(filepath.Join(dir, string(row.ID), r.Blob), r.Body, 0o600))
+		}
+	}
+	h.read(func(tx *store.Tx) error {
+		recs, err := tx.Records(row.ID)
+		for i, r := range recs {
+			if r.Lost != "" || !bytes.Equal(r.Body, x.Records[i].Body) {
+				t.Errorf("record %d is not what was stored: %s", r.Seq, r.Lost)
+			}
+		}
+		return err
+	})
+	return files
 }
 
 var frozenBody = regexp.MustCompile(`"body":"([A-Za-z0-9+/=]*)"`)
@@ -328,6 +377,7 @@ func TestTheMuseumIsReplayed(t *testing.T) {
 	}
 	h := newHouse(t)
 	h.rules.Policy = &grant.Policy{} // nothing is decided again
+	files := 0
 	for _, path := range list {
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -336,6 +386,9 @@ func TestTheMuseumIsReplayed(t *testing.T) {
 		var x exhibit
 		if err := json.Unmarshal(b, &x); err != nil {
 			t.Fatalf("%s: %v", path, err)
+		}
+		if slices.ContainsFunc(x.Records, func(r store.Record) bool { return r.Blob != "" }) {
+			files += x.onDisk(t)
 		}
 		log, key := x.open(t)
 		s := &broker.Session{Run: x.Row.Run, Log: log, Key: key, Held: label.Clean()}
@@ -355,6 +408,9 @@ func TestTheMuseumIsReplayed(t *testing.T) {
 		}
 	}
 	h.performed(0)
+	if files == 0 {
+		t.Error("no journal has a body that lies in a file")
+	}
 }
 
 // What this binary writes is, byte for byte where nothing is drawn, what is in the museum
