@@ -58,7 +58,7 @@ func asUnit(t *testing.T, name string, uid, owner int) *daemon {
 		ambient = capabilities(unit(t, name, "AmbientCapabilities"))
 	}
 	d.by = []string{
-		"sh", "-c", `echo $$ >"$1/cgroup.procs" && shift && exec setpriv "$@"`, "sh", group,
+		"sh", "-c", `echo $$ >"$1/cgroup.procs" && umask "$2" && shift 2 && exec setpriv "$@"`, "sh", group, unit(t, name, "UMask"),
 		fmt.Sprintf("--reuid=%d", uid), fmt.Sprintf("--regid=%d", uid), "--clear-groups", "--no-new-privs",
 		"--bounding-set=-all" + capabilities(unit(t, name, "CapabilityBoundingSet")),
 		"--inh-caps=-all" + ambient, "--ambient-caps=-all" + ambient,

@@ -159,7 +159,7 @@ func aim(ctx context.Context, program string) (t *targets, err error) {
 		return nil, err
 	}
 	t.secret, t.directory = filepath.Join(t.dir, "secret"), filepath.Join(t.dir, "module")
-	if err := errors.Join(os.WriteFile(t.secret, []byte("secret"), 0o600), os.Mkdir(t.directory, 0o755)); err != nil {
+	if err := errors.Join(os.WriteFile(t.secret, []byte("secret"), 0o600), os.Mkdir(t.directory, 0o755), os.Chmod(t.directory, 0o755)); err != nil { // whatever the mask: canaries of another user enter it
 		return nil, err
 	}
 	lc := net.ListenConfig{}
