@@ -54,7 +54,7 @@ func TestLinuxBackupAndRestore(t *testing.T) {
 	if err := os.Rename(d.dir, d.dir+".before"); err != nil {
 		t.Fatal(err)
 	}
-	if out, status := d.aside("--restore", dir); status != 0 || !strings.Contains(out, "1 runs are held, 1 open approvals are void") {
+	if out, status := d.aside("--restore", dir); status != 0 || !strings.Contains(out, "1 runs are held until 20") || !strings.Contains(out, "1 open approvals are void") {
 		t.Fatalf("status %d\n%s", status, out)
 	}
 	d.up()

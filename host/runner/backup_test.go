@@ -14,6 +14,7 @@ import (
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
+	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/host/workspace"
 )
 
@@ -115,8 +116,8 @@ func TestARestoredWorkspaceSendsNothingUntilAPersonSaysGo(t *testing.T) {
 	count := sent.Load()
 	b.restored(t, dir)
 
-	for range 3 { // whatever time passes
-		ahead.Add(int64(30 * 24 * time.Hour))
+	for range 3 { // whatever time passes, until nobody is waited for any more
+		ahead.Add(int64(9 * 24 * time.Hour))
 		if err := b.Sweep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -165,6 +166,24 @@ func TestARestoredWorkspaceSendsNothingUntilAPersonSaysGo(t *testing.T) {
 	if kinds := b.verified(t); kinds[audit.KindAdmin] < 5 {
 		t.Errorf("leaves %v", kinds)
 	}
+}
+
+// Nobody lets a run go on after a restore: it ends, and has done nothing more.
+func TestNobodyReleasesARun(t *testing.T) {
+	var ahead atomic.Int64
+	s := &fakeSpawner{scripts: []script{func(c net.Conn) { open(c); call(c, 1, sleep); done(c) }}}
+	b := benchAt(t, s, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	id := b.parked(t)
+	b.restored(t, b.backup(t))
+	if v := b.view(t, id); v.Waiting.Kind != host.WaitRestored || time.Until(v.Waiting.Expires) < runner.HeldLife-time.Hour {
+		t.Errorf("%+v", v.Waiting)
+	}
+	ahead.Store(int64(runner.HeldLife + time.Minute))
+	b.sweep(t)
+	if v := b.finish(t, id); v.State != host.StateFailed || v.Failure != "nobody let it go on in time after a backup was restored" || s.started != 1 {
+		t.Errorf("%s: %q, with %d workers", v.State, v.Failure, s.started)
+	}
+	b.verified(t)
 }
 
 // What a backup holds, and what a restore refuses.

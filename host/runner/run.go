@@ -172,7 +172,10 @@ func (r *Runner) prepare(ctx context.Context, id host.RunID) (*prepared, error) 
 		return nil, &halted{p.row.Cancel}
 	}
 	if p.idle() {
-		return nil, nil
+		if now.Before(p.row.WakeAt) || p.row.WakeAt.IsZero() { // as a restore of before its end was kept wrote
+			return nil, nil
+		}
+		return nil, r.finish(id, nil, ending{state: host.StateFailed, failure: "nobody let it go on in time after a backup was restored"})
 	}
 	key, err := r.Keys.OpenRunKey(id, p.row.Key)
 	if err != nil {
@@ -384,6 +387,9 @@ func (r *Runner) code(p *prepared) Code {
 type pinned struct{ why string }
 
 func (p *pinned) Error() string { return p.why }
+
+// HeldLife is how long a run waits after a restore for a person who lets it go on.
+const HeldLife = 30 * 24 * time.Hour
 
 // pinnedLife is how long a run waits for a host that can replay it.
 const pinnedLife = 7 * 24 * time.Hour

@@ -269,6 +269,10 @@ func (b *bench) view(t testing.TB, id host.RunID) api.RunView {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Whatever led to a wait: it is somebody's turn, and there is an end.
+	if w := v.Waiting; (v.State == host.StateWaiting) != (w != nil) || w != nil && (w.Kind != v.Wait || w.Owner == "" || w.Expires.IsZero() || w.Next.IsZero() || w.Next.After(w.Expires)) {
+		t.Errorf("%s waits for %q, which has no owner or no end: %+v", id, v.Wait, w)
+	}
 	return v
 }
 

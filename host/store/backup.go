@@ -51,14 +51,14 @@ const epochsAfterRestore = 1 << 20
 
 // Restored makes a database safe that was put back from a backup. What happened since
 // then is not in it, so nothing goes on by itself: every run that has not ended is held,
-// and every open question to a person is void. The epoch moves on, so no daemon of before
-// writes. This store writes nothing after it.
-func (tx *Tx) Restored(now time.Time) (held int64, voided int, err error) {
+// until a moment at the latest, and every open question to a person is void. The epoch
+// moves on, so no daemon of before writes. This store writes nothing after it.
+func (tx *Tx) Restored(now, until time.Time) (held int64, voided int, err error) {
 	runs, err := tx.VoidAll()
 	if err != nil {
 		return 0, 0, err
 	}
-	held, err = tx.q.changed(tx.ctx, `UPDATE run SET state = 'waiting', wait_kind = ?, wake_at = 0 WHERE ws = ? AND state IN ('queued','running','waiting')`, host.WaitRestored, tx.ws)
+	held, err = tx.q.changed(tx.ctx, `UPDATE run SET state = 'waiting', wait_kind = ?, wake_at = ? WHERE ws = ? AND state IN ('queued','running','waiting')`, host.WaitRestored, until.UnixMilli(), tx.ws)
 	if err != nil {
 		return 0, 0, fmt.Errorf("store: %w", err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/getmonroe/monroe/host/audit"
 	"github.com/getmonroe/monroe/host/durable"
 	"github.com/getmonroe/monroe/host/module"
+	"github.com/getmonroe/monroe/host/runner"
 	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/vault"
 )
@@ -275,11 +276,11 @@ func hold(ctx context.Context, c Config, name string, b Backup) error {
 	}
 	now := c.Now()
 	err = st.Write(ctx, func(tx *store.Tx) error {
-		held, voided, err := tx.Restored(now)
+		held, voided, err := tx.Restored(now, now.Add(runner.HeldLife))
 		if err != nil {
 			return err
 		}
-		detail := fmt.Sprintf("restored from a backup of %s: %d runs are held, %d open approvals are void", b.TakenAt.Format(time.RFC3339), held, voided)
+		detail := fmt.Sprintf("restored from a backup of %s: %d runs are held until %s, %d open approvals are void", b.TakenAt.Format(time.RFC3339), held, now.Add(runner.HeldLife).UTC().Format(time.DateOnly), voided)
 		c.Log.Warn(detail, slog.String("next", "look at what was done since then; monroe runs release lets a run go on"))
 		_, err = audit.Append(tx, audit.Leaf{TimeMS: now.UnixMilli(), Kind: audit.KindAdmin, Detail: detail})
 		return err
