@@ -88,7 +88,7 @@ type Host struct {
 	Spawner      string   `json:"spawner"`      // who forks workers
 	Capabilities string   `json:"capabilities"` // effective set of this process, hexadecimal
 	Landlock     int      `json:"landlock"`     // ABI version, 0: none
-	Namespaces   string   `json:"namespaces"`   // "yes" or why not
+	Namespaces   string   `json:"namespaces"`   // "yes", "yes, but …" or why not
 	Groups       []string `json:"groups"`       // limits by control group
 	GroupsWhy    []string `json:"groups_why,omitempty"`
 }

@@ -399,8 +399,11 @@ func host(x Subject, w spawn.Walls) Host {
 	if h.WorkerUID == 0 {
 		h.WorkerUID = h.UID
 	}
-	if !w.Namespaces {
+	switch {
+	case !w.Namespaces:
 		h.Namespaces = w.NamespacesWhy
+	case w.NamespacesWhy != "":
+		h.Namespaces += ", but " + w.NamespacesWhy
 	}
 	var name unix.Utsname
 	if unix.Uname(&name) == nil {

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,4 +80,29 @@ func credentials(t *testing.T) map[string]string {
 		found[m[1]] = regexp.MustCompile(`\s+`).ReplaceAllString(m[2], " ")
 	}
 	return found
+}
+
+// TestRootBusyCopy: while a child of somebody else's has the hidden program open for writing,
+// as one has that was forked at that moment, it cannot be executed. Workers have nobody mapped
+// all the same, a moment later.
+func TestRootBusyCopy(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can open what nobody may write")
+	}
+	n, err := newNursery("/bin/true") // which also says nothing when it is asked for its engine
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { n.stop(); _ = n.close() }()
+	held, err := os.OpenFile(n.path(anonymous), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.try(anonymous); !errors.Is(err, unix.ETXTBSY) {
+		t.Errorf("while it is open for writing: %v", err)
+	}
+	time.AfterFunc(20*time.Millisecond, func() { _ = held.Close() })
+	if err := n.tryNamespaces(); err != nil || n.known != nil {
+		t.Errorf("after it was closed: %v, %v", n.known, err)
+	}
 }

@@ -106,7 +106,7 @@ var (
 type Walls struct {
 	UID           uint32   // that workers run as; 0 is this process's own
 	Namespaces    bool     // user, network, process, IPC, host name and mount namespaces
-	NamespacesWhy string   // why not
+	NamespacesWhy string   // why not, or why workers have their user in them, which they need not
 	Groups        []string // limits by control group: memory, pids, cpu
 	GroupsWhy     []string // what is missing
 	Unified       string   // version 2 directory above the workers' groups, or empty

@@ -322,7 +322,7 @@ func TestRootWalls(t *testing.T) {
 	// Nobody is mapped in it, so that nobody in there can become anybody.
 	for _, file := range []string{"uid_map", "gid_map"} {
 		if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.PID(), file)); err != nil || len(text) > 0 {
-			t.Errorf("%s: %q, %v", file, text, err)
+			t.Errorf("%s: %q, %v; %s", file, text, err, s.Walls().NamespacesWhy)
 		}
 	}
 	if out, err := spawntest.Play(p, spawntest.Script{}); err != nil || out.Fault != nil {

@@ -1,6 +1,7 @@
 package spawn
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -34,8 +35,9 @@ func (n *nursery) walls(o omitted) Walls {
 	w := Walls{UID: n.uid}
 	if !o.namespaces {
 		n.tried.Do(func() { n.spaces = n.tryNamespaces() })
-		if w.Namespaces = n.spaces == nil; n.spaces != nil {
-			w.NamespacesWhy = n.spaces.Error()
+		w.Namespaces = n.spaces == nil
+		if err := cmp.Or(n.spaces, n.known); err != nil {
+			w.NamespacesWhy = err.Error()
 		}
 	}
 	if o.groups {
@@ -78,7 +80,7 @@ func (n *nursery) kind(m Mode, w Walls) kind {
 	switch {
 	case !w.Namespaces:
 		return plain
-	case n.anonymous && (m == ModeRun || m == ModeCanary):
+	case n.known == nil && (m == ModeRun || m == ModeCanary):
 		return anonymous
 	}
 	return mapped
@@ -90,8 +92,25 @@ func (n *nursery) tryNamespaces() error {
 	if err := n.try(mapped); err != nil {
 		return err
 	}
-	n.anonymous = n.hidden != nil && n.try(anonymous) == nil
+	if n.known == nil {
+		n.known = n.tryHidden()
+	}
+	if n.known != nil {
+		n.known = fmt.Errorf("workers have their user in them: %w", n.known)
+	}
 	return nil
+}
+
+// tryHidden waits up to a second while the hidden copy is busy: a child that was forked while
+// it was written, and has not executed yet, still has it open.
+func (n *nursery) tryHidden() error {
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := n.try(anonymous)
+		if !errors.Is(err, syscall.ETXTBSY) || wait > time.Second/2 {
+			return err
+		}
+		<-time.After(wait)
+	}
 }
 
 // try starts the worker program in namespaces of its own, with a question that it
