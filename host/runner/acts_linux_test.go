@@ -23,6 +23,8 @@ import (
 	"github.com/getmonroe/monroe/host/broker"
 	"github.com/getmonroe/monroe/host/config"
 	"github.com/getmonroe/monroe/host/grant"
+	"github.com/getmonroe/monroe/host/runner"
+	"github.com/getmonroe/monroe/host/store"
 	"github.com/getmonroe/monroe/host/store/faultfs"
 	"github.com/getmonroe/monroe/host/store/storetest"
 )
@@ -32,6 +34,7 @@ type post struct {
 	fakeWorld
 	mu   sync.Mutex
 	sent []string
+	lost bool // nobody hears whether it arrived
 }
 
 func (*post) Operations() []connectors.Operation { return brokenWorld{}.Operations() }
@@ -53,6 +56,9 @@ func (w *post) Perform(_ context.Context, _ grant.Permit, _ connectors.Call, p c
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.sent = append(w.sent, string(p.Frozen.HTTP.Body))
+	if w.lost {
+		return broker.Outcome{Denial: &abi.Denial{Code: abi.OutcomeUnknown, Reason: "the connection broke", Effect: abi.OutcomeMay}}
+	}
 	return broker.Outcome{Result: connectors.Result{Reply: "sent", Provenance: connectors.Provenance{Readers: []string{"workspace"}}}}
 }
 
@@ -95,8 +101,8 @@ type office struct {
 	built    *config.Workspace // what the connectors in force were built for
 }
 
-// newOffice makes one in a directory, and closes it.
-func newOffice(t *testing.T, dir string) *office {
+// newOffice makes one in a directory, goes on to where an act begins, and closes it.
+func newOffice(t *testing.T, dir string, before func(*office)) *office {
 	t.Helper()
 	o := &office{t: t, ahead: &atomic.Int64{}, post: &post{}}
 	s := &cast{started: map[string]int{}, play: map[string]script{"fixture": asked(now), "mailing": asked(dear), "keeping": asked(put)}}
@@ -117,6 +123,9 @@ func newOffice(t *testing.T, dir string) *office {
 		t.Fatalf("%d approvals, %v", len(list), err)
 	}
 	o.question = list[0]
+	if before != nil {
+		before(o)
+	}
 	o.must(o.Close())
 	return o
 }
@@ -287,7 +296,8 @@ func (o *office) left(id host.RunID) (n int) {
 // act is something that a person does to a workspace, and that is durable once it has been
 // answered.
 type act struct {
-	do func(*office) error // and waits for what follows from it
+	before func(*office)       // what it is about, besides an office
+	do     func(*office) error // and waits for what follows from it
 	// done tells whether it has happened. It complains where it has by half, and where it has
 	// not, if anything is not as it was.
 	done func(*office) bool
@@ -422,6 +432,55 @@ var acts = map[string]act{
 		},
 		then: func(o *office) { o.succeeds("dear") }, // by the module that it began with
 	},
+	"a word about a doubt": {
+		before: func(o *office) {
+			o.post.lost = true
+			o.must(o.decide(api.Approve))
+			o.await(o.t, o.asks, func(host.RunState) bool { return o.view(o.t, o.asks).Wait == host.WaitUnknown })
+		},
+		do: func(o *office) error {
+			_, err := o.Resolve(o.t.Context(), o.caller, o.asks, api.ResolveInput{Outcome: host.Happened})
+			o.follow(err)
+			return err
+		},
+		done: func(o *office) bool { return o.leaves(audit.KindResolved, "") > 0 },
+		then: func(o *office) {
+			o.succeeds() // it was sent before, and is not sent again
+			if v := o.view(o.t, o.asks); v.Log[0].Outcome != "ok" {
+				o.t.Errorf("%+v", v.Log)
+			}
+		},
+	},
+	"a release": {
+		before: func(o *office) { // as after a restore
+			dir, now := o.config.Dir, o.config.Now()
+			o.must(o.Close())
+			st, err := store.Open(o.t.Context(), filepath.Join(dir, "monroe.db"), o.config.Name, "a restore", now)
+			o.must(err)
+			o.must(st.Write(o.t.Context(), func(tx *store.Tx) error { _, _, err := tx.Restored(now, now.Add(runner.HeldLife)); return err }))
+			o.must(st.Close())
+			o.open(filepath.Dir(filepath.Dir(dir)))
+		},
+		do: func(o *office) error {
+			_, err := o.ReleaseRun(o.t.Context(), o.caller, o.asks)
+			o.follow(err)
+			return err
+		},
+		done: func(o *office) bool {
+			let := o.view(o.t, o.asks).Wait != host.WaitRestored
+			if n := o.leaves(audit.KindAdmin, "released"); let != (n == 1) {
+				o.t.Errorf("it may go on: %v, and %d leaves of that", let, n)
+			}
+			return let
+		},
+		then: func(o *office) {
+			o.succeeds() // the question of before is void
+			if v := o.view(o.t, o.asks); v.Log[0].Outcome != string(abi.ApprovalExpired) {
+				o.t.Errorf("%+v", v.Log)
+			}
+			o.closed()
+		},
+	},
 	"a rotation": {
 		do: func(o *office) error { _, err := o.RotateKeys(o.t.Context(), o.caller); o.sealed(); return err },
 		done: func(o *office) bool {
@@ -492,7 +551,7 @@ func TestRootAnActThatIsCutOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // a commit leaves a processor idle
 			from := t.TempDir()
-			o := newOffice(t, from)
+			o := newOffice(t, from, a.before)
 			disk, points := faultfs.Start(t), 0
 			for at := 1; ; at += storetest.Stride {
 				hit := ""
