@@ -64,7 +64,7 @@ func TestLinuxDumpAndRestoreNeedsPostgreSQL(t *testing.T) {
 	}
 	for until := time.Now().Add(limit); ; { // the lease that was dumped has to end
 		out, status := d.aside("--restore", dir)
-		if status == 0 && strings.Contains(out, "1 runs are held, 1 open approvals are void") {
+		if status == 0 && strings.Contains(out, "1 runs are held until 20") && strings.Contains(out, "1 open approvals are void") {
 			break
 		}
 		if !strings.Contains(out, "another daemon holds") || time.Now().After(until) {
