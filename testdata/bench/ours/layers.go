@@ -20,6 +20,7 @@ import (
 const (
 	layerStarts = 40
 	layerRounds = 40  // of trips by turns
+	layerPairs  = 5   // of workers, for a call
 	layerTrips  = 125 // of each worker in a round
 	layerWarm   = 100 // trips after its processor changed that do not count
 	nobody      = 65534
@@ -69,25 +70,25 @@ func (b *bench) layers(ctx context.Context) (err error) {
 	)
 }
 
-// calls lets a worker of each spawner live through rounds of trips by turns, as a guest
-// lives through its calls.
+// calls lets workers of each spawner live through rounds of trips by turns, as a guest
+// lives through its calls. One after the other there are several pairs: by where the kernel
+// puts its memory and its threads one worker may be slower than another all its life.
 func (r *walled) calls(ctx context.Context, a, b *spawn.Spawner) (ofA, ofB []time.Duration, err error) {
-	p, _, err := r.start(ctx, a)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer p.Close() //nolint:errcheck // it is killed
-	q, _, err := r.start(ctx, b)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer q.Close() //nolint:errcheck // it is killed
-	for range layerRounds {
-		of, err1 := roundTrips(p, layerTrips)
-		ofA = append(ofA, of...)
-		of, err2 := roundTrips(q, layerTrips)
-		ofB = append(ofB, of...)
+	for range layerPairs {
+		p, _, err1 := r.start(ctx, a)
+		q, _, err2 := r.start(ctx, b)
 		if err := errors.Join(err1, err2); err != nil {
+			return nil, nil, err // whoever started ends with the spawners
+		}
+		for range layerRounds {
+			of, err1 := roundTrips(p, layerTrips)
+			ofA = append(ofA, of...)
+			of, err2 := roundTrips(q, layerTrips)
+			ofB = append(ofB, of...)
+			err = errors.Join(err, err1, err2)
+		}
+		_, _ = p.Close(), q.Close() // they are killed
+		if err != nil {
 			return nil, nil, err
 		}
 	}
