@@ -156,7 +156,9 @@ func (x *plugins) configure(s *spawn.Spawner, p config.Plugin) (plugin.Config, e
 			return nil, fmt.Errorf("%w: %w", plugin.ErrPinned, err)
 		}
 		defer program.Close() //nolint:errcheck // opened for reading
-		proc, err := s.SpawnPlugin(ctx, program, dir, env)
+		proc, err := s.SpawnPlugin(ctx, program, dir, env, func(v spawn.Violation) {
+			x.log.Info("a plugin looks for a file while it starts", slog.String("plugin", p.Name), slog.String("call", v.String()))
+		})
 		if errors.Is(err, spawn.ErrDigest) {
 			err = fmt.Errorf("%w: %w", plugin.ErrPinned, err)
 		}

@@ -255,6 +255,13 @@ func TestLinuxPluginAttempts(t *testing.T) {
 		if p, _ := plan(c, map[string]string{"try": "early"}); string(p.Frozen.HTTP.Body) != "EACCES EACCES EACCES EACCES ALLOWED" {
 			t.Errorf("as %d: files at its start: %s", uid, p.Frozen.HTTP.Body)
 		}
+		named := `a plugin looks for a file while it starts" plugin=hostile call="openat(`
+		if os.Geteuid() == 0 { // who may look into any process
+			named += `\"../..\")`
+		}
+		if !strings.Contains(r.log.String(), named) {
+			t.Errorf("as %d: the log does not tell of %s:\n%s", uid, named, r.log)
+		}
 		if p, _ := plan(c, map[string]string{"try": "inherited"}); string(p.Frozen.HTTP.Body) != "none" {
 			t.Errorf("sockets that were open at its start: %s", p.Frozen.HTTP.Body)
 		}

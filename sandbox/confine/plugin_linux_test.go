@@ -39,7 +39,7 @@ func daemon(path, dir string) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.SpawnPlugin(context.Background(), program, dir, nil)
+	p, err := s.SpawnPlugin(context.Background(), program, dir, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -70,6 +70,7 @@ func (p *Program) Close() error { return p.f.Close() }
 type pluginStart struct {
 	program, stdout *os.File
 	env             []string
+	look            func(Violation)
 }
 
 // SpawnPlugin starts a plugin on a private, empty directory (absolute), which is its
@@ -77,9 +78,12 @@ type pluginStart struct {
 // environment. It returns once the program runs, confined; ctx covers the start only.
 // The caller reads and closes Stdout and closes the Process.
 //
+// look is told of the first MaxViolations calls for files that it makes before NoFiles, as
+// each waits for its answer; most are its runtime's. It must not block.
+//
 // The worker program is the launcher: it confines itself, says so, and becomes the
 // plugin. So no instruction of a plugin runs outside, whatever is in its program.
-func (s *Spawner) SpawnPlugin(ctx context.Context, program *Program, dir string, env []string) (*Process, error) {
+func (s *Spawner) SpawnPlugin(ctx context.Context, program *Program, dir string, env []string, look func(Violation)) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -93,7 +97,7 @@ func (s *Spawner) SpawnPlugin(ctx context.Context, program *Program, dir string,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
-	p, err := s.start(ModePlugin, dir, 0, &pluginStart{program: program.f, stdout: printed, env: env})
+	p, err := s.start(ModePlugin, dir, 0, &pluginStart{program: program.f, stdout: printed, env: env, look: look})
 	_ = printed.Close() // the child has its own
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrNotReady, err), stdout.Close())
@@ -129,7 +133,7 @@ func (p *Process) becomes(s *Spawner) error {
 }
 
 // NoFiles says that a plugin has come up: from now on a call for a file is a violation like
-// any other. Before, Landlock refuses without a word what is not in its directory.
+// any other. Before, Landlock refuses what is not in its directory.
 func (p *Process) NoFiles() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -68,7 +68,9 @@ type Process struct {
 	seen     []Violation
 	refused  int
 	printed  []byte
-	launches int  // execve calls that may still go on: the launcher's one
+	launches int // execve calls that may still go on: the launcher's one
+	look     func(Violation)
+	looked   int  // how often it was told
 	starting bool // a plugin that has not come up: it may look for files, and Landlock judges
 }
 

@@ -17,8 +17,8 @@
 //     (TestLinuxAttempts).
 //   - A plugin has the digest that was pinned, each time it is started, and gets its
 //     confinement from a launcher before its first instruction (TestLinuxPluginAttempts in cmd/monroed).
-//     What it looks for among files while it comes up is not reported, as its runtime
-//     and libraries do that; after, it is (TestLinuxALyingPluginIsNamed there).
+//     What it looks for among files while it comes up is told and no violation, as its
+//     runtime and libraries do that; after, it is one (TestLinuxALyingPluginIsNamed there).
 //   - What a worker prints is hostile text: bounded and escaped.
 //   - A daemon that is taken over gets from a Server no user, program, wall or limit of
 //     its choice (TestRootHostileDaemon), no more workers than MaxLive

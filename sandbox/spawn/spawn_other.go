@@ -53,7 +53,7 @@ func OpenProgram(string, abi.Digest) (*Program, error) { return nil, ErrUnsuppor
 func (*Program) Close() error { return nil }
 
 // SpawnPlugin fails.
-func (s *Spawner) SpawnPlugin(context.Context, *Program, string, []string) (*Process, error) {
+func (s *Spawner) SpawnPlugin(context.Context, *Program, string, []string, func(Violation)) (*Process, error) {
 	return nil, ErrUnsupported
 }
 

@@ -249,7 +249,7 @@ func (s *Spawner) start(mode Mode, dir string, cpu time.Duration, plugin *plugin
 	}
 	p := &Process{Conn: conn, child: c, cpu: (cpu + time.Second - 1) / time.Second * time.Second, done: make(chan struct{})}
 	if plugin != nil {
-		p.launches, p.starting = 1, true
+		p.launches, p.starting, p.look = 1, true, plugin.look
 	}
 	s.mu.Lock()
 	s.live[p] = struct{}{}

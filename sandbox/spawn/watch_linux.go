@@ -95,11 +95,11 @@ func (p *Process) answer(s *Spawner, fd uintptr, names *arch.Info) error {
 	if name, ok := names.SyscallNumbers[int(n.nr)]; ok && uint32(names.ID) == n.arch {
 		v.Name = name
 	}
-	if p.passes(fd, n.id, v.Name) {
-		return nil
-	}
 	if i, ok := paths[v.Name]; ok {
 		v.Path = pathAt(fd, &n, n.args[i])
+	}
+	if p.passes(fd, n.id, v) {
+		return nil
 	}
 	p.note(s, v) // before the answer, while the worker waits
 	r := response{id: n.id, err: -int32(unix.EPERM)}
@@ -165,13 +165,17 @@ var ofPlugins = []string{"openat", "newfstatat", "fstatat", "readlinkat", "facce
 // answers them in order.
 //
 // A starting plugin's calls for files, which its runtime and its libraries make: Landlock
-// leaves them its own directory.
-func (p *Process) passes(fd uintptr, id uint64, name string) bool {
+// leaves them its own directory, and whoever started it is told.
+func (p *Process) passes(fd uintptr, id uint64, v Violation) bool {
 	p.mu.Lock() // until it is counted: becomes asks as soon as the call has happened
 	defer p.mu.Unlock()
-	launch := p.launches > 0 && name == "execve"
-	if !launch && !(p.starting && slices.Contains(ofPlugins, name)) {
+	launch := p.launches > 0 && v.Name == "execve"
+	if !launch && !(p.starting && slices.Contains(ofPlugins, v.Name)) {
 		return false
+	}
+	if !launch && p.look != nil && p.looked < MaxViolations {
+		p.looked++
+		p.look(v)
 	}
 	r := response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	_, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r)))
