@@ -370,6 +370,9 @@ func (h *house) waits(n uint32, raw []byte, kind host.WaitKind) {
 		if row.State != host.StateWaiting || row.Wait != kind {
 			h.t.Errorf("the run is %s for %q, want %q", row.State, row.Wait, kind)
 		}
+		if !row.WakeAt.After(h.now) {
+			h.t.Errorf("the run waits for %q without an end", row.Wait)
+		}
 		return err
 	})
 }

@@ -156,7 +156,8 @@ func TestNobodyRaisesTheCap(t *testing.T) {
 }
 
 // Each kind of wait has somebody whose turn it is, another one for each. That a run which has
-// come to wait shows him and an end is in view, by which every test here looks at runs.
+// come to wait shows him and an end is in view, by which every test here looks at runs; of a
+// connection that was withdrawn and of a person's turn host/broker's tests look at the end.
 func TestEveryWaitHasAnOwner(t *testing.T) {
 	owners := map[string]host.WaitKind{}
 	for _, kind := range host.WaitKinds() {
