@@ -243,12 +243,17 @@ func (l *Log) read() tlog.HashReader {
 	})
 }
 
+// cut is what is wrong with a log of n leaves where a checkpoint has more.
+func cut(n int64, h Head) error {
+	return fmt.Errorf("%w: the log has %d leaves, the checkpoint has %d: the log was cut or is an older copy", ErrTampered, n, h.Size)
+}
+
 // Check holds the log to a checkpoint: its size must have been added, and the root
 // must be the same. An earlier checkpoint that passes proves consistency, a later
 // one inclusion of every leaf.
 func (l *Log) Check(h Head) error {
 	if h.Size > l.size {
-		return fmt.Errorf("%w: the log has %d leaves, the checkpoint has %d: the log was cut or is an older copy", ErrTampered, l.size, h.Size)
+		return cut(l.size, h)
 	}
 	root, err := tlog.TreeHash(h.Size, l.read())
 	if err != nil {

@@ -71,7 +71,7 @@ func CheckExtends(p tlog.TreeProof, older, newer Head) error {
 		return fmt.Errorf("%w: the checkpoints are of %s and %s", ErrTampered, older.Origin, newer.Origin)
 	}
 	if older.Size > newer.Size {
-		return fmt.Errorf("%w: the log has %d leaves, an earlier checkpoint has %d: the log was cut or is an older copy", ErrTampered, newer.Size, older.Size)
+		return cut(newer.Size, older)
 	}
 	if err := tlog.CheckTree(p, newer.Size, newer.Root, older.Size, older.Root); err != nil {
 		return fmt.Errorf("%w: the log of %d leaves does not begin with the %d that an earlier checkpoint signs: %w", ErrTampered, newer.Size, older.Size, err)

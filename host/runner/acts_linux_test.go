@@ -57,7 +57,7 @@ func (w *post) Perform(_ context.Context, _ grant.Permit, _ connectors.Call, p c
 	defer w.mu.Unlock()
 	w.sent = append(w.sent, string(p.Frozen.HTTP.Body))
 	if w.lost {
-		return broker.Outcome{Denial: &abi.Denial{Code: abi.OutcomeUnknown, Reason: "the connection broke", Effect: abi.OutcomeMay}}
+		return unheard()
 	}
 	return broker.Outcome{Result: connectors.Result{Reply: "sent", Provenance: connectors.Provenance{Readers: []string{"workspace"}}}}
 }

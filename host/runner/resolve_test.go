@@ -37,6 +37,11 @@ func (brokenWorld) Plan(context.Context, connectors.Call) (connectors.Plan, *abi
 
 func (w brokenWorld) Perform(context.Context, grant.Permit, connectors.Call, connectors.Plan, func(string)) broker.Outcome {
 	w.sent.Add(1)
+	return unheard()
+}
+
+// unheard is an attempt whose answer was lost.
+func unheard() broker.Outcome {
 	return broker.Outcome{Denial: &abi.Denial{Code: abi.OutcomeUnknown, Reason: "the connection broke", Effect: abi.OutcomeMay}}
 }
 

@@ -93,22 +93,22 @@ func (e *ExitError) Error() string {
 // A nursery forks as a child of this process.
 type nursery struct {
 	program *os.File
-	hidden  *os.File // the same bytes, which nobody can read; nil if that cannot be had (known)
+	hidden  *os.File // the same bytes, which nobody can read; nil if that cannot be had (whyMapped)
 	digest  abi.Digest
 	uid     uint32        // of workers; 0 means this process's own
 	lender  owner         // whose the directories are that are lent to workers
 	within  time.Duration // how long the program may take to answer in new namespaces
 
-	thread  *forkThread
-	live    atomic.Int64 // children that have not been waited for
-	tried   sync.Once    // of namespaces
-	spaces  error        // why there are none
-	known   error        // why no worker is anonymous
-	unfit   error        // why the thread forks no more; for the thread alone
-	opened  sync.Once    // of groups
-	groups  housing      // its tree is nil where there are none
-	own     bool         // the tree is closed with this
-	lacking []string     // why there are no groups
+	thread    *forkThread
+	live      atomic.Int64 // children that have not been waited for
+	tried     sync.Once    // of namespaces
+	spaces    error        // why there are none
+	whyMapped error        // why no worker is anonymous
+	unfit     error        // why the thread forks no more; for the thread alone
+	opened    sync.Once    // of groups
+	groups    housing      // its tree is nil where there are none
+	own       bool         // the tree is closed with this
+	lacking   []string     // why there are no groups
 }
 
 // newNursery opens and hashes the worker program.
@@ -117,8 +117,8 @@ func newNursery(workerPath string) (*nursery, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the worker program cannot be used, install monroe-worker beside monroed: %w", err)
 	}
-	hidden, known := hide(program, digest) // workers are mapped then
-	return &nursery{program: program, hidden: hidden, known: known, digest: digest, lender: owner{os.Geteuid(), os.Getegid()}, within: ReadyWithin, thread: newForkThread(), own: true}, nil
+	hidden, whyMapped := hide(program, digest) // workers are mapped then
+	return &nursery{program: program, hidden: hidden, whyMapped: whyMapped, digest: digest, lender: owner{os.Geteuid(), os.Getegid()}, within: ReadyWithin, thread: newForkThread(), own: true}, nil
 }
 
 // A forkThread forks every worker from one thread that lives until it is stopped: a

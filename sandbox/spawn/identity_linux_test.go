@@ -102,7 +102,7 @@ func TestRootBusyCopy(t *testing.T) {
 		t.Errorf("while it is open for writing: %v", err)
 	}
 	time.AfterFunc(20*time.Millisecond, func() { _ = held.Close() })
-	if err := n.tryNamespaces(); err != nil || n.known != nil {
-		t.Errorf("after it was closed: %v, %v", n.known, err)
+	if err := n.tryNamespaces(); err != nil || n.whyMapped != nil {
+		t.Errorf("after it was closed: %v, %v", n.whyMapped, err)
 	}
 }

@@ -36,7 +36,7 @@ func (n *nursery) walls(o omitted) Walls {
 	if !o.namespaces {
 		n.tried.Do(func() { n.spaces = n.tryNamespaces() })
 		w.Namespaces = n.spaces == nil
-		if err := cmp.Or(n.spaces, n.known); err != nil {
+		if err := cmp.Or(n.spaces, n.whyMapped); err != nil {
 			w.NamespacesWhy = err.Error()
 		}
 	}
@@ -80,7 +80,7 @@ func (n *nursery) kind(m Mode, w Walls) kind {
 	switch {
 	case !w.Namespaces:
 		return plain
-	case n.known == nil && (m == ModeRun || m == ModeCanary):
+	case n.whyMapped == nil && (m == ModeRun || m == ModeCanary):
 		return anonymous
 	}
 	return mapped
@@ -92,11 +92,11 @@ func (n *nursery) tryNamespaces() error {
 	if err := n.try(mapped); err != nil {
 		return err
 	}
-	if n.known == nil {
-		n.known = n.tryHidden()
+	if n.whyMapped == nil {
+		n.whyMapped = n.tryHidden()
 	}
-	if n.known != nil {
-		n.known = fmt.Errorf("workers have their user in them: %w", n.known)
+	if n.whyMapped != nil {
+		n.whyMapped = fmt.Errorf("workers have their user in them: %w", n.whyMapped)
 	}
 	return nil
 }

@@ -158,7 +158,7 @@ func (p *Process) note(s *Spawner, v Violation) {
 var ofPlugins = []string{"openat", "newfstatat", "fstatat", "readlinkat", "faccessat2", "unlinkat"}
 
 // passes lets two kinds of call go on and reports whether this was one of them. Nothing is
-// looked at, so nothing can be swapped.
+// decided by what an argument points to, so nothing can be swapped.
 //
 // The one execve of a plugin's launcher: until that call has happened the process runs our
 // own program alone, which makes it once. All that follow are refused, and one goroutine
